@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* The one door in: what every program does first. */
+#pragma once
+#include "frag.h"
+#include "parse.h"
+
+/* False only where an array map has no slot 0, which the verifier cannot know. */
+KP_INLINE bool kp_context_init(struct kp_context *ctx)
+{
+	u32 zero = 0;
+
+	ctx->config = kp_lookup(MAP(kp_configs), &zero);
+	ctx->pkt = kp_lookup(MAP(kp_scratches), &zero);
+	if (!ctx->config || !ctx->pkt)
+		return false;
+	*ctx->pkt = (struct kp_packet){};
+	ctx->now_ns = kp_now_ns();
+	ctx->pkt->trace = ctx->skb->cb[3] == KP_TRACE_MARK3 && ctx->skb->cb[4] == KP_TRACE_MARK4;
+	return true;
+}
+
+KP_INLINE int kp_enter(struct kp_context *ctx)
+{
+	int verdict = kp_parse(ctx);
+
+	if (verdict != KP_NEXT)
+		return verdict;
+	if (!(ctx->config->flags & KP_CONFIG_READY))
+		return KP_DROP_NOT_CONFIGURED;
+	KP_FORGET();
+	if (unlikely(ctx->pkt->fragment))
+		return kp_fragment(ctx);
+	return KP_NEXT;
+}

@@ -1,0 +1,252 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* Hook from_pod: a packet leaves a pod (tc ingress of its host-side interface).
+ *
+ * Known: one lookup tells whether it goes to a backend, is a backend's reply, or is
+ * direct, and which pod of this node it is for, if any. New: the source must be the
+ * pod's own; a Service gets a backend, or the packet is refused.
+ */
+#include "enter.h"
+#include "forward.h"
+#include "icmp.h"
+#include "lb.h"
+#include "reject.h"
+#include "verdict.h"
+
+/* Verdict of kp_known for a flow that is to be treated as a new one. */
+#define KP_AFRESH (-2)
+
+/* ---- a new connection -------------------------------------------------------- */
+
+KP_INLINE int kp_new_direct(struct kp_context *ctx, struct kp_flow_key *key)
+{
+	struct kp_endpoint *target = kp_pod(&ctx->pkt->was.dst);
+	struct kp_endpoint *client = kp_pod(&ctx->pkt->was.src);
+	bool high = kp_flow_key(key, &ctx->pkt->was.src, ctx->pkt->was.src_port, &ctx->pkt->was.dst,
+				ctx->pkt->was.dst_port, ctx->pkt->proto);
+	struct kp_flow flow = {
+		.last_seen_ns = ctx->now_ns,
+		.state = kp_first_state(ctx),
+		.flags = high ? KP_FLOW_CLIENT_IS_HIGH : 0,
+		.client_ifindex = ctx->skb->ifindex,
+		.epoch = kp_epoch(ctx),
+		.created_sec = ctx->now_ns / KP_SEC_NS,
+	};
+
+	if (client)
+		__builtin_memcpy(flow.client_mac, client->pod_mac, 6);
+	if (target) {
+		flow.backend_ifindex = target->ifindex;
+		__builtin_memcpy(flow.backend_mac, target->pod_mac, 6);
+	}
+	if (kp_flow_put(ctx, key, &flow) != KP_NEXT)
+		return KP_DROP_FLOW_TABLE;
+	kp_forward(ctx, flow.backend_ifindex, flow.backend_mac);
+	return KP_PASS_DIRECT;
+}
+
+/* Both records are written, ctx->pkt->becomes is decided: on the way. */
+KP_INLINE int kp_new_translated(struct kp_context *ctx, const struct kp_endpoint *target)
+{
+	ctx->pkt->rewrite = 1;
+	if (target && target->ifindex == ctx->skb->ifindex)
+		kp_forward_hairpin(ctx, target->pod_mac);
+	else if (target)
+		kp_forward(ctx, target->ifindex, target->pod_mac);
+	else
+		kp_step(ctx, KP_STEP_TO_STACK);
+	return KP_PASS_TO_BACKEND;
+}
+
+KP_INLINE int kp_new(struct kp_context *ctx, struct kp_flow_key *key)
+{
+	struct kp_frontend_key where = {
+		.addr = ctx->pkt->was.dst,
+		.port = ctx->pkt->was.dst_port,
+		.proto = ctx->pkt->proto,
+	};
+	struct kp_endpoint *target = NULL;
+	int verdict;
+
+	if (!kp_source_is_own(ctx))
+		return KP_DROP_SPOOFED_SOURCE;
+	verdict = kp_choose(ctx, &where, key, &target);
+	if (verdict == KP_PASS_DIRECT)
+		return kp_new_direct(ctx, key);
+	if (verdict != KP_NEXT)
+		return verdict;
+	return kp_new_translated(ctx, target);
+}
+
+/* ---- a known connection ------------------------------------------------------ */
+
+/* Endpoints changed since this flow was judged, or it comes from another interface
+ * than it did: look the ends up once more. */
+KP_INLINE int kp_judge_again(struct kp_context *ctx, struct kp_flow *flow, bool from_client)
+{
+	struct kp_addr far = flow->flags & KP_FLOW_ALIAS ? flow->nat_addr : ctx->pkt->was.dst;
+	struct kp_endpoint *own, *other;
+
+	kp_step(ctx, KP_STEP_FLOW_JUDGED_AGAIN);
+	own = kp_pod(&ctx->pkt->was.src);
+	if (!own || own->ifindex != ctx->skb->ifindex)
+		return KP_DROP_SPOOFED_SOURCE;
+	if (ctx->pkt->proto == KP_PROTO_UDP && flow->flags & KP_FLOW_ALIAS && flow->service &&
+	    !(kp_member_flags(&far, flow->nat_port, flow->service) & KP_MEMBER_SERVING)) {
+		kp_step(ctx, KP_STEP_BACKEND_GONE);
+		return KP_AFRESH; /* A43, at once */
+	}
+	flow->epoch = kp_epoch(ctx);
+	if (flow->flags & KP_FLOW_HAIRPIN) {
+		flow->client_ifindex = flow->backend_ifindex = ctx->skb->ifindex;
+		__builtin_memcpy(flow->client_mac, own->pod_mac, 6);
+		__builtin_memcpy(flow->backend_mac, own->pod_mac, 6);
+		return KP_NEXT;
+	}
+	if (from_client) {
+		flow->client_ifindex = ctx->skb->ifindex;
+		__builtin_memcpy(flow->client_mac, own->pod_mac, 6);
+	} else {
+		flow->backend_ifindex = ctx->skb->ifindex;
+		__builtin_memcpy(flow->backend_mac, own->pod_mac, 6);
+	}
+	other = kp_pod(&far);
+	if (from_client) {
+		flow->backend_ifindex = other ? other->ifindex : 0;
+		if (other)
+			__builtin_memcpy(flow->backend_mac, other->pod_mac, 6);
+	} else {
+		flow->client_ifindex = other ? other->ifindex : 0;
+		if (other)
+			__builtin_memcpy(flow->client_mac, other->pod_mac, 6);
+	}
+	return KP_NEXT;
+}
+
+/* Client to Service: to the backend that was chosen for it. */
+KP_INLINE int kp_to_backend(struct kp_context *ctx, const struct kp_flow *flow)
+{
+	bool hairpin = flow->flags & KP_FLOW_HAIRPIN;
+
+	ctx->pkt->becomes.src = ctx->pkt->was.src;
+	ctx->pkt->becomes.src_port = flow->client_port;
+	ctx->pkt->becomes.dst = flow->nat_addr;
+	ctx->pkt->becomes.dst_port = flow->nat_port;
+	ctx->pkt->rewrite = 1;
+	if (hairpin) {
+		ctx->pkt->becomes.src = ctx->pkt->ipv6 ? ctx->config->hairpin6 : ctx->config->hairpin4;
+		kp_forward_hairpin(ctx, flow->client_mac);
+	} else {
+		kp_forward(ctx, flow->backend_ifindex, flow->backend_mac);
+	}
+	return KP_PASS_TO_BACKEND;
+}
+
+/* Backend to client. Handed over here, it shows the Service's address from here on;
+ * by the stack, to_pod of the client puts it back: a Service's address as a source
+ * would be a martian on the way. */
+KP_INLINE int kp_to_client(struct kp_context *ctx, const struct kp_flow *flow)
+{
+	bool hairpin = flow->flags & KP_FLOW_HAIRPIN;
+
+	if (hairpin)
+		kp_forward_hairpin(ctx, flow->backend_mac);
+	else if (!kp_forward(ctx, flow->client_ifindex, flow->client_mac))
+		return KP_PASS_DIRECT;
+	ctx->pkt->becomes.src = flow->nat_addr;
+	ctx->pkt->becomes.src_port = flow->nat_port;
+	ctx->pkt->becomes.dst = hairpin ? ctx->pkt->was.src : ctx->pkt->was.dst;
+	ctx->pkt->becomes.dst_port = flow->client_port;
+	ctx->pkt->rewrite = 1;
+	return KP_PASS_REPLY;
+}
+
+KP_INLINE int kp_known(struct kp_context *ctx, struct kp_flow *flow, bool from_client,
+		       struct kp_flow_key *key)
+{
+	u32 own = from_client ? flow->client_ifindex : flow->backend_ifindex;
+	int verdict;
+
+	if (flow->flags & KP_FLOW_ALIAS && !from_client)
+		return KP_DROP_SPOOFED_SOURCE; /* only we speak with a Service's address */
+	if (unlikely(own != ctx->skb->ifindex || flow->epoch != kp_epoch(ctx))) {
+		verdict = kp_judge_again(ctx, flow, from_client);
+		if (verdict != KP_NEXT)
+			return verdict;
+	}
+	if (!(flow->flags & KP_FLOW_TRANSLATED)) {
+		kp_forward(ctx, from_client ? flow->backend_ifindex : flow->client_ifindex,
+			   from_client ? flow->backend_mac : flow->client_mac);
+		verdict = KP_PASS_DIRECT;
+	} else if (from_client) {
+		verdict = kp_to_backend(ctx, flow);
+	} else {
+		verdict = kp_to_client(ctx, flow);
+	}
+	kp_flow_seen(ctx, flow, from_client, key);
+	return verdict;
+}
+
+/* ---- either ------------------------------------------------------------------ */
+
+KP_INLINE int kp_from_pod(struct kp_context *ctx)
+{
+	struct kp_packet *pkt = ctx->pkt;
+	struct kp_endpoint *target;
+	struct kp_flow_key key;
+	struct kp_flow *flow;
+	bool high, from_client;
+	int verdict;
+
+	high = kp_flow_key(&key, &pkt->was.src, pkt->was.src_port, &pkt->was.dst,
+			   pkt->was.dst_port, pkt->proto);
+	flow = kp_flow_find(ctx, &key);
+	if (!flow)
+		return kp_new(ctx, &key);
+	from_client = kp_from_client(flow, high);
+	if (unlikely(from_client && kp_is_translated_record(flow))) {
+		/* Straight to a backend, with the ports of a connection through a Service. */
+		key.diverted = 1;
+		flow = kp_flow_find(ctx, &key);
+		if (!flow) {
+			if (!kp_source_is_own(ctx))
+				return KP_DROP_SPOOFED_SOURCE;
+			verdict = kp_divert(ctx, &key, &target);
+			return verdict == KP_NEXT ? kp_new_translated(ctx, target) : verdict;
+		}
+		from_client = kp_from_client(flow, high);
+	}
+	verdict = kp_known(ctx, flow, from_client, &key);
+	return verdict == KP_AFRESH ? kp_new(ctx, &key) : verdict;
+}
+
+/* What was decided is carried out: refuse, rewrite, hand over. */
+KP_INLINE int kp_carry_out(struct kp_context *ctx)
+{
+	int verdict = ctx->pkt->verdict, problem = KP_NEXT;
+
+	if (verdict == KP_DROP_NO_BACKEND || verdict == KP_DROP_NO_FLOW)
+		return kp_refuse(ctx, verdict);
+	if (ctx->pkt->rewrite)
+		problem = kp_rewrite(ctx);
+	if (ctx->pkt->ifindex && problem == KP_NEXT)
+		problem = kp_hand_over(ctx);
+	if (problem == KP_NEXT)
+		return verdict;
+	ctx->pkt->ifindex = 0;
+	return problem;
+}
+
+KP_PROGRAM("tc") int from_pod(struct __sk_buff *skb)
+{
+	struct kp_context ctx = {.skb = skb, .hook = KP_HOOK_FROM_POD};
+	int verdict;
+
+	if (!kp_context_init(&ctx))
+		return KP_ACT_DROP;
+	verdict = kp_enter(&ctx);
+	if (verdict == KP_NEXT)
+		verdict = ctx.pkt->icmp_error ? kp_icmp_error_from_pod(&ctx) : kp_from_pod(&ctx);
+	ctx.pkt->verdict = verdict;
+	KP_FORGET();
+	return kp_end(&ctx, kp_carry_out(&ctx));
+}

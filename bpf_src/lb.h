@@ -1,0 +1,235 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* A new connection to a Service: which backend, and as which client it sees us.
+ *
+ * The choice stands in ctx->pkt->becomes: dst the backend, src the client as the
+ * backend will see it. That is the client itself, save for two cases: a pod that
+ * reaches itself (hairpin), and two connections that would be one on the backend's
+ * side (another source port).
+ */
+#pragma once
+#include "flow.h"
+
+/* Draws before we give up; the later half may change the source port as well. */
+#define KP_TRIES 8
+#define KP_PORT_FIRST 32768
+#define KP_PORT_COUNT 28232
+
+/* ---- the pods of this node -------------------------------------------------- */
+
+KP_INLINE struct kp_endpoint *kp_pod(const struct kp_addr *addr)
+{
+	return kp_lookup(MAP(kp_endpoints), addr);
+}
+
+/* SEMANTICS has no number for this: a pod may only speak with its own addresses. */
+KP_INLINE bool kp_source_is_own(struct kp_context *ctx)
+{
+	struct kp_endpoint *pod = kp_pod(&ctx->pkt->was.src);
+
+	kp_step(ctx, KP_STEP_SOURCE_CHECKED);
+	return pod && pod->ifindex == ctx->skb->ifindex;
+}
+
+/* ---- which backend ---------------------------------------------------------- */
+
+KP_INLINE u32 kp_set_size(const struct kp_frontend *frontend)
+{
+	return frontend->flags & KP_FRONTEND_LOCAL_ONLY ? frontend->local_count : frontend->count;
+}
+
+/* A17: uniform. False when the set was replaced since the frontend was read. */
+KP_INLINE bool kp_backend_random(struct kp_context *ctx, const struct kp_frontend *frontend)
+{
+	struct kp_backend_key key = {.base = frontend->base};
+	struct kp_backend *backend;
+
+	key.slot = (u64)kp_random() * kp_set_size(frontend) >> 32;
+	if (frontend->flags & KP_FRONTEND_LOCAL_ONLY)
+		key.slot += frontend->count;
+	backend = kp_lookup(MAP(kp_backends), &key);
+	if (!backend)
+		return false;
+	ctx->pkt->becomes.dst = backend->addr;
+	ctx->pkt->becomes.dst_port = backend->port;
+	kp_step(ctx, KP_STEP_BACKEND_RANDOM);
+	return true;
+}
+
+KP_INLINE u32 kp_member_flags(const struct kp_addr *addr, __be16 port, u32 service)
+{
+	struct kp_member_key key = {.addr = *addr, .service = service, .port = port};
+	struct kp_member *member = kp_lookup(MAP(kp_members), &key);
+
+	return member ? member->flags : 0;
+}
+
+/* A34: the backend this client had last, while it is still in the set. */
+KP_INLINE bool kp_backend_by_affinity(struct kp_context *ctx, const struct kp_frontend *frontend)
+{
+	struct kp_affinity_key key = {.client = ctx->pkt->was.src, .service = frontend->service};
+	struct kp_affinity *last;
+	u32 set = frontend->flags & KP_FRONTEND_LOCAL_ONLY ? KP_MEMBER_LOCAL : KP_MEMBER_CLUSTER;
+
+	if (!frontend->affinity_sec)
+		return false;
+	last = kp_lookup(MAP(kp_affinities), &key);
+	if (!last ||
+	    (s64)(ctx->now_ns - last->last_used_ns) > (s64)frontend->affinity_sec * KP_SEC_NS)
+		return false;
+	ctx->pkt->becomes.dst = last->addr;
+	ctx->pkt->becomes.dst_port = last->port;
+	if (!(kp_member_flags(&ctx->pkt->becomes.dst, ctx->pkt->becomes.dst_port, frontend->service) & set))
+		return false;
+	kp_step(ctx, KP_STEP_AFFINITY);
+	return true;
+}
+
+KP_INLINE void kp_affinity_remember(struct kp_context *ctx, const struct kp_frontend *frontend)
+{
+	struct kp_affinity_key key = {.client = ctx->pkt->was.src, .service = frontend->service};
+	struct kp_affinity now = {
+		.last_used_ns = ctx->now_ns,
+		.addr = ctx->pkt->becomes.dst,
+		.port = ctx->pkt->becomes.dst_port,
+	};
+
+	if (frontend->affinity_sec && !ctx->pkt->trace)
+		kp_update(MAP(kp_affinities), &key, &now, BPF_ANY);
+}
+
+/* ---- told apart from every other connection --------------------------------- */
+
+/* Is the key of ctx->pkt->becomes free, or left over from this very connection? */
+KP_INLINE bool kp_record_is_free(struct kp_context *ctx, const struct kp_flow_key *key)
+{
+	struct kp_flow *other = kp_lookup(MAP(kp_flows), key);
+
+	if (!other || !kp_flow_alive(ctx, other))
+		return true;
+	return other->flags & KP_FLOW_TRANSLATED && other->client_port == ctx->pkt->was.src_port &&
+	       other->nat_port == ctx->pkt->was.dst_port && kp_addr_equal(&other->nat_addr, &ctx->pkt->was.dst);
+}
+
+KP_INLINE __be16 kp_random_port(void)
+{
+	return kp_htons(KP_PORT_FIRST + ((u64)kp_random() * KP_PORT_COUNT >> 32));
+}
+
+/* Writes two records for the connection was -> becomes; `key` is the record's. */
+KP_INLINE int kp_remember_translated(struct kp_context *ctx, struct kp_flow_key *key, bool high,
+				     const struct kp_endpoint *target, u32 service, u8 diverted)
+{
+	u8 hairpin = kp_addr_equal(&ctx->pkt->becomes.src, &ctx->pkt->was.src) ? 0 : KP_FLOW_HAIRPIN;
+	struct kp_flow flow = {
+		.last_seen_ns = ctx->now_ns,
+		.nat_addr = ctx->pkt->was.dst,
+		.nat_port = ctx->pkt->was.dst_port,
+		.client_port = ctx->pkt->was.src_port,
+		.state = kp_first_state(ctx),
+		.flags = KP_FLOW_TRANSLATED | hairpin | (high ? KP_FLOW_CLIENT_IS_HIGH : 0),
+		.client_ifindex = ctx->skb->ifindex,
+		.epoch = kp_epoch(ctx),
+		.service = service,
+		.created_sec = ctx->now_ns / KP_SEC_NS,
+	};
+	struct kp_endpoint *client = kp_pod(&ctx->pkt->was.src);
+
+	if (client)
+		__builtin_memcpy(flow.client_mac, client->pod_mac, 6);
+	if (target) {
+		flow.backend_ifindex = target->ifindex;
+		__builtin_memcpy(flow.backend_mac, target->pod_mac, 6);
+	}
+	if (kp_flow_put(ctx, key, &flow) != KP_NEXT)
+		return KP_DROP_FLOW_TABLE;
+
+	high = kp_flow_key(key, &ctx->pkt->was.src, ctx->pkt->was.src_port, &ctx->pkt->was.dst, ctx->pkt->was.dst_port,
+			   ctx->pkt->proto);
+	key->diverted = diverted;
+	flow.nat_addr = ctx->pkt->becomes.dst;
+	flow.nat_port = ctx->pkt->becomes.dst_port;
+	flow.client_port = ctx->pkt->becomes.src_port;
+	flow.flags = KP_FLOW_ALIAS | KP_FLOW_TRANSLATED | hairpin |
+		     (high ? KP_FLOW_CLIENT_IS_HIGH : 0);
+	return kp_flow_put(ctx, key, &flow);
+}
+
+/* ---- the whole choice ------------------------------------------------------- */
+
+KP_INLINE int kp_nothing_to_choose(const struct kp_frontend *frontend)
+{
+	if (!frontend->count)
+		return KP_DROP_NO_BACKEND; /* A19 */
+	if (!kp_set_size(frontend))
+		return KP_DROP_NO_LOCAL_BACKEND; /* A20 */
+	return KP_NEXT;
+}
+
+/* Leaves ctx->pkt->becomes decided and both records written; *target is the backend's
+ * pod where it is one of this node. `key` is scratch. */
+KP_INLINE int kp_choose(struct kp_context *ctx, const struct kp_frontend_key *where,
+			struct kp_flow_key *key, struct kp_endpoint **target)
+{
+	struct kp_frontend *found = kp_lookup(MAP(kp_frontends), where);
+	struct kp_frontend frontend;
+	int verdict;
+	bool high;
+
+	if (!found)
+		return KP_PASS_DIRECT;
+	kp_step(ctx, KP_STEP_SERVICE);
+	frontend = *found;
+	if (ctx->pkt->fragment == KP_FRAGMENT_LATER)
+		return KP_DROP_FRAGMENT_UNKNOWN;
+	if (ctx->pkt->proto == KP_PROTO_TCP && !kp_opens(ctx))
+		return KP_DROP_NO_FLOW;
+	for (int try = 0; try < KP_TRIES; try++) {
+		verdict = kp_nothing_to_choose(&frontend);
+		if (verdict != KP_NEXT)
+			return verdict;
+		if (!(try == 0 && kp_backend_by_affinity(ctx, &frontend)) &&
+		    !kp_backend_random(ctx, &frontend)) {
+			found = kp_lookup(MAP(kp_frontends), where);
+			if (!found)
+				return KP_DROP_NO_BACKEND;
+			frontend = *found;
+			continue;
+		}
+		ctx->pkt->becomes.src = ctx->pkt->was.src;
+		ctx->pkt->becomes.src_port = ctx->pkt->was.src_port;
+		*target = kp_pod(&ctx->pkt->becomes.dst);
+		if (*target && (*target)->ifindex == ctx->skb->ifindex)
+			ctx->pkt->becomes.src = ctx->pkt->ipv6 ? ctx->config->hairpin6 : ctx->config->hairpin4;
+		if (try >= KP_TRIES / 2 && ctx->pkt->proto != KP_PROTO_SCTP)
+			ctx->pkt->becomes.src_port = kp_random_port();
+		high = kp_flow_key(key, &ctx->pkt->becomes.src, ctx->pkt->becomes.src_port, &ctx->pkt->becomes.dst,
+				   ctx->pkt->becomes.dst_port, ctx->pkt->proto);
+		if (kp_record_is_free(ctx, key)) {
+			kp_affinity_remember(ctx, &frontend);
+			return kp_remember_translated(ctx, key, high, *target, frontend.service, 0);
+		}
+	}
+	return KP_DROP_NO_PORT;
+}
+
+/* A direct connection whose key a translated one already has: it goes on with
+ * another source port, as if the destination were a Service of one backend. */
+KP_INLINE int kp_divert(struct kp_context *ctx, struct kp_flow_key *key,
+			struct kp_endpoint **target)
+{
+	bool high;
+
+	*target = kp_pod(&ctx->pkt->was.dst);
+
+	ctx->pkt->becomes = ctx->pkt->was;
+	if (ctx->pkt->proto != KP_PROTO_TCP && ctx->pkt->proto != KP_PROTO_UDP)
+		return KP_DROP_NO_PORT;
+	for (int try = 0; try < KP_TRIES / 2; try++) {
+		ctx->pkt->becomes.src_port = kp_random_port();
+		high = kp_flow_key(key, &ctx->pkt->becomes.src, ctx->pkt->becomes.src_port, &ctx->pkt->becomes.dst,
+				   ctx->pkt->becomes.dst_port, ctx->pkt->proto);
+		if (kp_record_is_free(ctx, key))
+			return kp_remember_translated(ctx, key, high, *target, 0, 1);
+	}
+	return KP_DROP_NO_PORT;
+}

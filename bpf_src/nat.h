@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* Rewrites addresses and ports: ctx->pkt->was becomes ctx->pkt->becomes, checksums with it.
+ *
+ * The transport checksum goes through bpf_l4_csum_replace, which alone knows what
+ * an unfinished checksum (CHECKSUM_PARTIAL: offload, GSO) wants. The IP header is
+ * written in place: RFC 1624, equation 3.
+ */
+#pragma once
+#include "packet.h"
+
+/* One's complement sum of what changes from `was` to `becomes` in an address. */
+KP_INLINE u64 kp_addr_diff(const struct kp_addr *was, const struct kp_addr *becomes, bool ipv6)
+{
+	u64 diff = (u64)(u32)~was->word32[3] + becomes->word32[3];
+
+	if (ipv6) {
+		diff += (u64)(u32)~was->word32[0] + becomes->word32[0];
+		diff += (u64)(u32)~was->word32[1] + becomes->word32[1];
+		diff += (u64)(u32)~was->word32[2] + becomes->word32[2];
+	}
+	return diff;
+}
+
+KP_INLINE u32 kp_fold32(u64 sum)
+{
+	sum = (sum & 0xffffffff) + (sum >> 32);
+	return (sum & 0xffffffff) + (sum >> 32);
+}
+
+KP_INLINE u16 kp_fold16(u32 sum)
+{
+	sum = (sum & 0xffff) + (sum >> 16);
+	return (sum & 0xffff) + (sum >> 16);
+}
+
+/* A checksum field after the words it covers changed by `diff`. */
+KP_INLINE u16 kp_checksum_moved(u16 check, u32 diff)
+{
+	return ~kp_fold16((u16)~check + (u32)kp_fold16(diff));
+}
+
+KP_INLINE int kp_rewrite_transport_checksum(struct kp_context *ctx, u32 addresses)
+{
+	u32 ports = (u16)~ctx->pkt->was.src_port + ctx->pkt->becomes.src_port +
+		    (u16)~ctx->pkt->was.dst_port + ctx->pkt->becomes.dst_port;
+	u32 offset = ctx->pkt->l4 + (ctx->pkt->proto == KP_PROTO_TCP ? 16 : 6);
+	u64 flags = ctx->pkt->proto == KP_PROTO_UDP ? BPF_F_MARK_MANGLED_0 : 0;
+
+	if (kp_l4_csum(ctx->skb, offset, 0, addresses, flags | BPF_F_PSEUDO_HDR))
+		return KP_DROP_REWRITE;
+	if ((ctx->pkt->was.src_port != ctx->pkt->becomes.src_port ||
+	     ctx->pkt->was.dst_port != ctx->pkt->becomes.dst_port) &&
+	    kp_l4_csum(ctx->skb, offset, 0, ports, flags))
+		return KP_DROP_REWRITE;
+	return KP_NEXT;
+}
+
+KP_INLINE int kp_rewrite_addresses(struct kp_context *ctx, u32 diff)
+{
+	if (ctx->pkt->ipv6) {
+		struct kp_ip6hdr *ip = kp_bytes(ctx, KP_ETH_LEN, sizeof(*ip));
+
+		if (!ip)
+			return KP_DROP_REWRITE;
+		__builtin_memcpy(ip->src, &ctx->pkt->becomes.src, sizeof(ip->src));
+		__builtin_memcpy(ip->dst, &ctx->pkt->becomes.dst, sizeof(ip->dst));
+	} else {
+		struct kp_iphdr *ip = kp_bytes(ctx, KP_ETH_LEN, sizeof(*ip));
+
+		if (!ip)
+			return KP_DROP_REWRITE;
+		ip->src = ctx->pkt->becomes.src.word32[3];
+		ip->dst = ctx->pkt->becomes.dst.word32[3];
+		ip->check = kp_checksum_moved(ip->check, diff);
+	}
+	return KP_NEXT;
+}
+
+/* SCTP's checksum covers its ports with a CRC: they are never rewritten. */
+KP_INLINE int kp_rewrite_ports(struct kp_context *ctx)
+{
+	__be16 *ports;
+
+	if (ctx->pkt->was.src_port == ctx->pkt->becomes.src_port && ctx->pkt->was.dst_port == ctx->pkt->becomes.dst_port)
+		return KP_NEXT;
+	if (ctx->pkt->proto != KP_PROTO_TCP && ctx->pkt->proto != KP_PROTO_UDP)
+		return KP_DROP_REWRITE;
+	ports = kp_bytes(ctx, ctx->pkt->l4, 4);
+	if (!ports)
+		return KP_DROP_REWRITE;
+	ports[0] = ctx->pkt->becomes.src_port;
+	ports[1] = ctx->pkt->becomes.dst_port;
+	return KP_NEXT;
+}
+
+KP_INLINE int kp_rewrite(struct kp_context *ctx)
+{
+	bool later = ctx->pkt->fragment == KP_FRAGMENT_LATER;
+	u32 diff = kp_fold32(kp_addr_diff(&ctx->pkt->was.src, &ctx->pkt->becomes.src, ctx->pkt->ipv6) +
+			     kp_addr_diff(&ctx->pkt->was.dst, &ctx->pkt->becomes.dst, ctx->pkt->ipv6));
+	int verdict;
+
+	if (!later && (ctx->pkt->proto == KP_PROTO_TCP || ctx->pkt->proto == KP_PROTO_UDP)) {
+		verdict = kp_rewrite_transport_checksum(ctx, diff);
+		if (verdict != KP_NEXT)
+			return verdict;
+	}
+	/* A device's sum of the whole packet (CHECKSUM_COMPLETE) covers the addresses;
+	 * in IPv4 the header checksum makes up for them, IPv6 has none. */
+	if (ctx->pkt->ipv6)
+		kp_csum_update(ctx->skb, diff);
+	verdict = kp_rewrite_addresses(ctx, diff);
+	if (verdict != KP_NEXT)
+		return verdict;
+	return later ? KP_NEXT : kp_rewrite_ports(ctx);
+}

@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* The packet at hand: one context, handed through every stage.
+ *
+ * A stage returns a verdict, which ends the packet's stay (verdict.h), or KP_NEXT.
+ */
+#pragma once
+#include "kernel.h"
+#include "abi.h"
+#include "abi_assert.h"
+#include "maps.h"
+
+#define KP_NEXT (-1)
+
+/* No transport header starts behind this offset; every offset is masked to twice
+ * that, which is how the verifier knows too. */
+#define KP_L4_MAX 512
+#define KP_OFFSET_MASK 1023
+
+/* Marks of a packet that `kpbpf trace` sends through by test-run: it changes no map. */
+#define KP_TRACE_MARK3 0x6b706270
+#define KP_TRACE_MARK4 0x74726163
+
+struct kp_tuple {
+	struct kp_addr src;
+	struct kp_addr dst;
+	__be16 src_port; /* ICMP echo: the identifier, in both */
+	__be16 dst_port;
+};
+
+enum kp_fragment_kind {
+	KP_FRAGMENT_NONE,
+	KP_FRAGMENT_FIRST,
+	KP_FRAGMENT_LATER, /* carries no ports */
+};
+
+/* What is known of the packet so far. It lives in a per-CPU map, not on the stack:
+ * the verifier follows every value on the stack down every path, and would try all
+ * families times protocols times fragments; of a map's content it knows nothing. */
+struct kp_packet {
+	struct kp_tuple was; /* as it came */
+	struct kp_tuple becomes; /* as it leaves, where `rewrite` says so */
+	u32 steps; /* enum kp_step, one bit each */
+	u32 ifindex; /* deliver straight into the pod behind this interface; 0: to the stack */
+	u32 fragment_id; /* as it stands in the packet */
+	u32 end; /* offset behind the IP packet's last byte */
+	u16 l4; /* offset of the transport header */
+	u8 mac[6]; /* of the pod behind ifindex */
+	u8 proto;
+	u8 ipv6;
+	u8 fragment; /* enum kp_fragment_kind */
+	u8 ttl; /* hop limit */
+	u8 control; /* TCP flags; SCTP: type of the first chunk */
+	u8 icmp_error; /* an ICMP error: judged by the packet that it quotes */
+	u8 rewrite; /* becomes differs from was: to be written */
+	u8 verdict; /* enum kp_verdict */
+	u8 trace; /* `kpbpf trace`: no map is changed */
+};
+
+_Static_assert(sizeof(struct kp_packet) <= sizeof(struct kp_scratch), "scratch is too small");
+
+/* Handed through every stage. */
+struct kp_context {
+	struct __sk_buff *skb;
+	const struct kp_config *config;
+	struct kp_packet *pkt;
+	u64 now_ns;
+	u8 hook; /* enum kp_hook */
+};
+
+KP_INLINE void kp_step(struct kp_context *ctx, u32 step)
+{
+	ctx->pkt->steps |= 1u << step;
+}
+
+KP_INLINE bool kp_addr_equal(const struct kp_addr *a, const struct kp_addr *b)
+{
+	return a->word64[1] == b->word64[1] && a->word64[0] == b->word64[0];
+}
+
+KP_INLINE void kp_addr_from_ipv4(struct kp_addr *addr, u32 ipv4)
+{
+	addr->word64[0] = 0;
+	addr->word32[2] = kp_htonl(0xffff);
+	addr->word32[3] = ipv4;
+}
+
+/* A field of the context. The verifier wants context + constant in one instruction,
+ * which compilers like to split; so it is spelled out. */
+#define KP_CONTEXT(skb, field)                                                                 \
+	({                                                                                     \
+		u64 value_;                                                                    \
+		asm volatile("%0 = *(u32 *)(%1 + %2)"                                          \
+			     : "=r"(value_)                                                    \
+			     : "r"(skb), "i"(__builtin_offsetof(struct __sk_buff, field)));    \
+		value_;                                                                        \
+	})
+
+/* What is stored is to be read back from memory: see struct kp_packet. */
+#define KP_FORGET() asm volatile("" ::: "memory")
+
+KP_INLINE u32 kp_linear_len(const struct kp_context *ctx)
+{
+	return KP_CONTEXT(ctx->skb, data_end) - KP_CONTEXT(ctx->skb, data);
+}
+
+/* Makes the first `len` bytes of the frame, or all of a shorter one, reachable by
+ * kp_bytes. Pointers got earlier are void afterwards. */
+KP_INLINE void kp_linear(struct kp_context *ctx, u32 len)
+{
+	if (len > ctx->skb->len)
+		len = ctx->skb->len;
+	if (unlikely(kp_linear_len(ctx) < len))
+		kp_pull(ctx->skb, len);
+}
+
+/* `size` bytes of the frame at `offset`, to read and write in place; NULL where the
+ * frame's linear part ends before. */
+KP_INLINE void *kp_bytes(const struct kp_context *ctx, u32 offset, u32 size)
+{
+	void *start = (void *)KP_CONTEXT(ctx->skb, data) + (offset & KP_OFFSET_MASK);
+
+	return start + size <= (void *)KP_CONTEXT(ctx->skb, data_end) ? start : NULL;
+}

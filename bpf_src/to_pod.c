@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* Hook to_pod: a packet enters a pod by the node's stack (tc egress of its host-side
+ * interface).
+ *
+ * A backend's reply shows the Service's address again; anything new is remembered,
+ * so that the answer needs one lookup.
+ */
+#include "enter.h"
+#include "icmp.h"
+#include "verdict.h"
+
+KP_INLINE int kp_to_pod_new(struct kp_context *ctx, struct kp_flow_key *key, bool high)
+{
+	struct kp_flow flow = {
+		.last_seen_ns = ctx->now_ns,
+		.state = kp_first_state(ctx),
+		.flags = high ? KP_FLOW_CLIENT_IS_HIGH : 0,
+		.backend_ifindex = ctx->skb->ifindex,
+		.epoch = kp_epoch(ctx),
+		.created_sec = ctx->now_ns / KP_SEC_NS,
+	};
+
+	if (kp_flow_put(ctx, key, &flow) != KP_NEXT)
+		return KP_DROP_FLOW_TABLE;
+	return KP_PASS_DIRECT;
+}
+
+KP_INLINE int kp_to_pod(struct kp_context *ctx)
+{
+	struct kp_packet *pkt = ctx->pkt;
+	struct kp_flow_key key;
+	struct kp_flow *flow;
+	bool high, from_client;
+	int verdict = KP_PASS_DIRECT;
+
+	high = kp_flow_key(&key, &pkt->was.src, pkt->was.src_port, &pkt->was.dst,
+			   pkt->was.dst_port, pkt->proto);
+	flow = kp_flow_find(ctx, &key);
+	if (!flow)
+		return kp_to_pod_new(ctx, &key, high);
+	from_client = kp_from_client(flow, high);
+	if (!from_client && kp_is_translated_record(flow)) {
+		pkt->becomes.src = flow->nat_addr;
+		pkt->becomes.src_port = flow->nat_port;
+		pkt->becomes.dst = pkt->was.dst;
+		pkt->becomes.dst_port = flow->client_port;
+		pkt->rewrite = 1;
+		verdict = KP_PASS_REPLY;
+	}
+	kp_flow_seen(ctx, flow, from_client, &key);
+	return verdict;
+}
+
+KP_PROGRAM("tc") int to_pod(struct __sk_buff *skb)
+{
+	struct kp_context ctx = {.skb = skb, .hook = KP_HOOK_TO_POD};
+	int verdict, problem = KP_NEXT;
+
+	if (!kp_context_init(&ctx))
+		return KP_ACT_DROP;
+	verdict = kp_enter(&ctx);
+	if (verdict == KP_NEXT)
+		verdict = ctx.pkt->icmp_error ? kp_icmp_error_to_pod(&ctx) : kp_to_pod(&ctx);
+	ctx.pkt->verdict = verdict;
+	KP_FORGET();
+	if (ctx.pkt->rewrite)
+		problem = kp_rewrite(&ctx);
+	return kp_end(&ctx, problem == KP_NEXT ? ctx.pkt->verdict : problem);
+}

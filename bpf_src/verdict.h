@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* The one door out: counts by hook and verdict, remembers drops, answers the kernel. */
+#pragma once
+#include "packet.h"
+
+/* TC_ACT_UNSPEC, which is also TCX_NEXT: other people's programs have their turn. */
+#define KP_ACT_PASS (-1)
+#define KP_ACT_DROP 2
+
+KP_INLINE void kp_count(struct kp_context *ctx, int verdict)
+{
+	u32 slot = ctx->hook * KP_VERDICTS + (verdict & (KP_VERDICTS - 1));
+	struct kp_counter *counter = kp_lookup(MAP(kp_counters), &slot);
+
+	if (counter) {
+		counter->packets++;
+		counter->bytes += ctx->skb->len;
+	}
+}
+
+KP_INLINE void kp_remember_drop(struct kp_context *ctx, int verdict)
+{
+	struct kp_dropped_key key = {
+		.src = ctx->pkt->was.src,
+		.dst = ctx->pkt->was.dst,
+		.dst_port = ctx->pkt->was.dst_port,
+		.proto = ctx->pkt->proto,
+		.hook = ctx->hook,
+		.verdict = verdict,
+	};
+	struct kp_dropped *known = kp_lookup(MAP(kp_drops), &key);
+
+	if (known) {
+		known->packets++;
+		known->last_seen_ns = ctx->now_ns;
+		known->ifindex = ctx->skb->ifindex;
+	} else {
+		struct kp_dropped first = {
+			.packets = 1,
+			.last_seen_ns = ctx->now_ns,
+			.ifindex = ctx->skb->ifindex,
+		};
+
+		kp_update(MAP(kp_drops), &key, &first, BPF_ANY);
+	}
+}
+
+/* A refused packet was turned into its answer and goes back by ctx->pkt->ifindex. */
+KP_INLINE int kp_end(struct kp_context *ctx, int verdict)
+{
+	if (unlikely(ctx->pkt->trace)) {
+		*(volatile u32 *)&ctx->skb->cb[0] = verdict;
+		*(volatile u32 *)&ctx->skb->cb[1] = ctx->pkt->steps;
+	} else {
+		kp_count(ctx, verdict);
+		if (verdict >= KP_DROP_SHORT)
+			kp_remember_drop(ctx, verdict);
+	}
+	if (ctx->pkt->ifindex)
+		return kp_redirect_peer(ctx->pkt->ifindex, 0);
+	return verdict >= KP_DROP_SHORT ? KP_ACT_DROP : KP_ACT_PASS;
+}
