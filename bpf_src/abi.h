@@ -132,13 +132,13 @@ enum kp_flow_flag {
 };
 
 struct kp_flow {
-	u64 last_seen_ns; /* to within a second */
+	u64 last_seen_ns; /* to within a tick */
 	struct kp_addr nat_addr; /* alias: the backend; translated: the Service address that replies show */
 	__be16 nat_port; /* alias: the backend's port; translated: the Service's port */
 	__be16 client_port; /* alias: the client's port as the backend sees it; translated: the client's own */
 	u8 state; /* enum kp_state */
 	u8 flags; /* enum kp_flow_flag */
-	u16 zero;
+	u16 tick; /* jiffies / 256 of last_seen_ns: the same tick, nothing to refresh */
 	u32 client_ifindex; /* host-side interface of the client, 0: not a pod of this node */
 	u32 backend_ifindex; /* the same of the other end */
 	u8 client_mac[6]; /* of the pod behind client_ifindex */

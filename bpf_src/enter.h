@@ -13,8 +13,9 @@ KP_INLINE bool kp_context_init(struct kp_context *ctx)
 	ctx->pkt = kp_lookup(MAP(kp_scratches), &zero);
 	if (!ctx->config || !ctx->pkt)
 		return false;
-	*ctx->pkt = (struct kp_packet){};
-	ctx->now_ns = kp_now_ns();
+	for (int i = 0; i < KP_CLEARED; i++)
+		ctx->pkt->cleared[i] = 0;
+	ctx->tick = kp_jiffies() >> 8;
 	ctx->pkt->trace = ctx->skb->cb[3] == KP_TRACE_MARK3 && ctx->skb->cb[4] == KP_TRACE_MARK4;
 	return true;
 }

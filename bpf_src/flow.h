@@ -4,7 +4,8 @@
  * A connection has one *record*, keyed as the backend sees it. One that goes
  * through a Service has an *alias* as well, keyed (client, Service). Each alone
  * tells its packets all they need, so a known packet costs one lookup. The two
- * are partners: once a second at most, the one in use refreshes the other.
+ * are partners: once a tick (256 jiffies, about a second) the one in use refreshes
+ * the other.
  *
  * Keys are the same for both directions: the end with the smaller words first.
  */
@@ -138,7 +139,7 @@ KP_INLINE u32 kp_next_state(struct kp_context *ctx, const struct kp_flow *flow,
 /* Signed: another CPU may have seen a later packet before we got here. */
 KP_INLINE s64 kp_idle_ns(struct kp_context *ctx, const struct kp_flow *flow)
 {
-	return ctx->now_ns - flow->last_seen_ns;
+	return kp_now_ns(ctx) - flow->last_seen_ns;
 }
 
 KP_INLINE bool kp_flow_expired(struct kp_context *ctx, const struct kp_flow *flow)
@@ -161,7 +162,7 @@ KP_INLINE struct kp_flow *kp_flow_find(struct kp_context *ctx, const struct kp_f
 
 	if (!flow)
 		return NULL;
-	if (unlikely(kp_idle_ns(ctx, flow) >= KP_SEC_NS && kp_flow_expired(ctx, flow)) ||
+	if (unlikely(flow->tick != ctx->tick && kp_flow_expired(ctx, flow)) ||
 	    (kp_is_closing(flow->state) && kp_opens(ctx))) {
 		kp_step(ctx, KP_STEP_FLOW_EXPIRED);
 		return NULL;
@@ -202,13 +203,14 @@ KP_INLINE void kp_flow_seen(struct kp_context *ctx, struct kp_flow *flow, bool f
 	struct kp_flow *partner;
 	u32 next;
 
-	if (likely(kp_idle_ns(ctx, flow) < KP_SEC_NS && !kp_is_control(ctx) &&
+	if (likely(flow->tick == ctx->tick && !kp_is_control(ctx) &&
 		   (from_client || !kp_is_new(flow->state))))
 		return;
 	if (ctx->pkt->trace)
 		return;
 	next = kp_next_state(ctx, flow, from_client);
-	flow->last_seen_ns = ctx->now_ns;
+	flow->last_seen_ns = kp_now_ns(ctx);
+	flow->tick = ctx->tick;
 	flow->state = next;
 	flow->flags = next >> 8;
 	if (!(flow->flags & KP_FLOW_TRANSLATED))
@@ -217,7 +219,8 @@ KP_INLINE void kp_flow_seen(struct kp_context *ctx, struct kp_flow *flow, bool f
 	partner = kp_lookup(MAP(kp_flows), key);
 	if (!partner)
 		return;
-	partner->last_seen_ns = ctx->now_ns;
+	partner->last_seen_ns = kp_now_ns(ctx);
+	partner->tick = ctx->tick;
 	partner->state = next;
 	partner->flags |= (next >> 8) & (KP_FLOW_CLIENT_FIN | KP_FLOW_BACKEND_FIN);
 }

@@ -16,7 +16,7 @@ KP_INLINE bool kp_forward(struct kp_context *ctx, u32 ifindex, const u8 *mac)
 		return false;
 	}
 	ctx->pkt->ifindex = ifindex;
-	__builtin_memcpy(ctx->pkt->mac, mac, sizeof(ctx->pkt->mac));
+	kp_mac_copy(ctx->pkt->mac, mac);
 	return true;
 }
 
@@ -25,7 +25,7 @@ KP_INLINE void kp_forward_hairpin(struct kp_context *ctx, const u8 *mac)
 {
 	kp_step(ctx, KP_STEP_HAIRPIN);
 	ctx->pkt->ifindex = ctx->skb->ifindex;
-	__builtin_memcpy(ctx->pkt->mac, mac, sizeof(ctx->pkt->mac));
+	kp_mac_copy(ctx->pkt->mac, mac);
 }
 
 /* The last step of a packet that kp_forward took: link-layer addresses and TTL. */
@@ -37,8 +37,8 @@ KP_INLINE int kp_hand_over(struct kp_context *ctx)
 	if (!eth)
 		return KP_DROP_REWRITE;
 	/* From the node's address, as the sender knows it. */
-	__builtin_memcpy(eth->src, eth->dst, 6);
-	__builtin_memcpy(eth->dst, ctx->pkt->mac, 6);
+	kp_mac_copy(eth->src, eth->dst);
+	kp_mac_copy(eth->dst, ctx->pkt->mac);
 	if (ctx->pkt->ttl > 1) {
 		if (ctx->pkt->ipv6) {
 			((struct kp_ip6hdr *)(eth + 1))->hop_limit = ctx->pkt->ttl - 1;

@@ -24,19 +24,20 @@ KP_INLINE int kp_new_direct(struct kp_context *ctx, struct kp_flow_key *key)
 	bool high = kp_flow_key(key, &ctx->pkt->was.src, ctx->pkt->was.src_port, &ctx->pkt->was.dst,
 				ctx->pkt->was.dst_port, ctx->pkt->proto);
 	struct kp_flow flow = {
-		.last_seen_ns = ctx->now_ns,
+		.last_seen_ns = kp_now_ns(ctx),
+		.tick = ctx->tick,
 		.state = kp_first_state(ctx),
 		.flags = high ? KP_FLOW_CLIENT_IS_HIGH : 0,
 		.client_ifindex = ctx->skb->ifindex,
 		.epoch = kp_epoch(ctx),
-		.created_sec = ctx->now_ns / KP_SEC_NS,
+		.created_sec = kp_now_ns(ctx) / KP_SEC_NS,
 	};
 
 	if (client)
-		__builtin_memcpy(flow.client_mac, client->pod_mac, 6);
+		kp_mac_copy(flow.client_mac, client->pod_mac);
 	if (target) {
 		flow.backend_ifindex = target->ifindex;
-		__builtin_memcpy(flow.backend_mac, target->pod_mac, 6);
+		kp_mac_copy(flow.backend_mac, target->pod_mac);
 	}
 	if (kp_flow_put(ctx, key, &flow) != KP_NEXT)
 		return KP_DROP_FLOW_TABLE;
@@ -98,26 +99,26 @@ KP_INLINE int kp_judge_again(struct kp_context *ctx, struct kp_flow *flow, bool 
 	flow->epoch = kp_epoch(ctx);
 	if (flow->flags & KP_FLOW_HAIRPIN) {
 		flow->client_ifindex = flow->backend_ifindex = ctx->skb->ifindex;
-		__builtin_memcpy(flow->client_mac, own->pod_mac, 6);
-		__builtin_memcpy(flow->backend_mac, own->pod_mac, 6);
+		kp_mac_copy(flow->client_mac, own->pod_mac);
+		kp_mac_copy(flow->backend_mac, own->pod_mac);
 		return KP_NEXT;
 	}
 	if (from_client) {
 		flow->client_ifindex = ctx->skb->ifindex;
-		__builtin_memcpy(flow->client_mac, own->pod_mac, 6);
+		kp_mac_copy(flow->client_mac, own->pod_mac);
 	} else {
 		flow->backend_ifindex = ctx->skb->ifindex;
-		__builtin_memcpy(flow->backend_mac, own->pod_mac, 6);
+		kp_mac_copy(flow->backend_mac, own->pod_mac);
 	}
 	other = kp_pod(&far);
 	if (from_client) {
 		flow->backend_ifindex = other ? other->ifindex : 0;
 		if (other)
-			__builtin_memcpy(flow->backend_mac, other->pod_mac, 6);
+			kp_mac_copy(flow->backend_mac, other->pod_mac);
 	} else {
 		flow->client_ifindex = other ? other->ifindex : 0;
 		if (other)
-			__builtin_memcpy(flow->client_mac, other->pod_mac, 6);
+			kp_mac_copy(flow->client_mac, other->pod_mac);
 	}
 	return KP_NEXT;
 }

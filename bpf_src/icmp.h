@@ -36,8 +36,8 @@ KP_INLINE bool kp_quote_parse(struct kp_context *ctx, struct kp_quote *quote)
 
 		if (kp_load(ctx->skb, quote->l3, &ip, sizeof(ip)))
 			return false;
-		__builtin_memcpy(&quote->was.src, ip.src, 16);
-		__builtin_memcpy(&quote->was.dst, ip.dst, 16);
+		kp_addr_from_ipv6(&quote->was.src, ip.src);
+		kp_addr_from_ipv6(&quote->was.dst, ip.dst);
 		quote->proto = ip.next;
 		quote->l4 = quote->l3 + sizeof(ip);
 		if (ip.next == KP_PROTO_FRAGMENT) { /* its first 8 bytes are the header itself */

@@ -127,7 +127,8 @@ struct kp_icmphdr {
 static void *(*const kp_lookup)(void *map, const void *key) = (void *)BPF_FUNC_map_lookup_elem;
 static long (*const kp_update)(void *map, const void *key, const void *value, u64 flags) = (void *)BPF_FUNC_map_update_elem;
 static long (*const kp_delete)(void *map, const void *key) = (void *)BPF_FUNC_map_delete_elem;
-static u64 (*const kp_now_ns)(void) = (void *)BPF_FUNC_ktime_get_coarse_ns;
+static u64 (*const kp_jiffies)(void) = (void *)BPF_FUNC_jiffies64;
+static u64 (*const kp_clock_ns)(void) = (void *)BPF_FUNC_ktime_get_coarse_ns;
 static u32 (*const kp_random)(void) = (void *)BPF_FUNC_get_prandom_u32;
 static long (*const kp_pull)(struct __sk_buff *skb, u32 len) = (void *)BPF_FUNC_skb_pull_data;
 static long (*const kp_load)(const struct __sk_buff *skb, u32 offset, void *to, u32 len) = (void *)BPF_FUNC_skb_load_bytes;

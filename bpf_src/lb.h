@@ -74,7 +74,7 @@ KP_INLINE bool kp_backend_by_affinity(struct kp_context *ctx, const struct kp_fr
 		return false;
 	last = kp_lookup(MAP(kp_affinities), &key);
 	if (!last ||
-	    (s64)(ctx->now_ns - last->last_used_ns) > (s64)frontend->affinity_sec * KP_SEC_NS)
+	    (s64)(kp_now_ns(ctx) - last->last_used_ns) > (s64)frontend->affinity_sec * KP_SEC_NS)
 		return false;
 	ctx->pkt->becomes.dst = last->addr;
 	ctx->pkt->becomes.dst_port = last->port;
@@ -88,7 +88,7 @@ KP_INLINE void kp_affinity_remember(struct kp_context *ctx, const struct kp_fron
 {
 	struct kp_affinity_key key = {.client = ctx->pkt->was.src, .service = frontend->service};
 	struct kp_affinity now = {
-		.last_used_ns = ctx->now_ns,
+		.last_used_ns = kp_now_ns(ctx),
 		.addr = ctx->pkt->becomes.dst,
 		.port = ctx->pkt->becomes.dst_port,
 	};
@@ -121,7 +121,8 @@ KP_INLINE int kp_remember_translated(struct kp_context *ctx, struct kp_flow_key 
 {
 	u8 hairpin = kp_addr_equal(&ctx->pkt->becomes.src, &ctx->pkt->was.src) ? 0 : KP_FLOW_HAIRPIN;
 	struct kp_flow flow = {
-		.last_seen_ns = ctx->now_ns,
+		.last_seen_ns = kp_now_ns(ctx),
+		.tick = ctx->tick,
 		.nat_addr = ctx->pkt->was.dst,
 		.nat_port = ctx->pkt->was.dst_port,
 		.client_port = ctx->pkt->was.src_port,
@@ -130,15 +131,15 @@ KP_INLINE int kp_remember_translated(struct kp_context *ctx, struct kp_flow_key 
 		.client_ifindex = ctx->skb->ifindex,
 		.epoch = kp_epoch(ctx),
 		.service = service,
-		.created_sec = ctx->now_ns / KP_SEC_NS,
+		.created_sec = kp_now_ns(ctx) / KP_SEC_NS,
 	};
 	struct kp_endpoint *client = kp_pod(&ctx->pkt->was.src);
 
 	if (client)
-		__builtin_memcpy(flow.client_mac, client->pod_mac, 6);
+		kp_mac_copy(flow.client_mac, client->pod_mac);
 	if (target) {
 		flow.backend_ifindex = target->ifindex;
-		__builtin_memcpy(flow.backend_mac, target->pod_mac, 6);
+		kp_mac_copy(flow.backend_mac, target->pod_mac);
 	}
 	if (kp_flow_put(ctx, key, &flow) != KP_NEXT)
 		return KP_DROP_FLOW_TABLE;

@@ -62,8 +62,8 @@ KP_INLINE int kp_rewrite_addresses(struct kp_context *ctx, u32 diff)
 
 		if (!ip)
 			return KP_DROP_REWRITE;
-		__builtin_memcpy(ip->src, &ctx->pkt->becomes.src, sizeof(ip->src));
-		__builtin_memcpy(ip->dst, &ctx->pkt->becomes.dst, sizeof(ip->dst));
+		kp_addr_to_ipv6(ip->src, &ctx->pkt->becomes.src);
+		kp_addr_to_ipv6(ip->dst, &ctx->pkt->becomes.dst);
 	} else {
 		struct kp_iphdr *ip = kp_bytes(ctx, KP_ETH_LEN, sizeof(*ip));
 

@@ -37,8 +37,7 @@ enum kp_fragment_kind {
  * the verifier follows every value on the stack down every path, and would try all
  * families times protocols times fragments; of a map's content it knows nothing. */
 struct kp_packet {
-	struct kp_tuple was; /* as it came */
-	struct kp_tuple becomes; /* as it leaves, where `rewrite` says so */
+	u64 cleared[0]; /* KP_CLEARED words from here are zero for every packet */
 	u32 steps; /* enum kp_step, one bit each */
 	u32 ifindex; /* deliver straight into the pod behind this interface; 0: to the stack */
 	u32 fragment_id; /* as it stands in the packet */
@@ -52,10 +51,15 @@ struct kp_packet {
 	u8 control; /* TCP flags; SCTP: type of the first chunk */
 	u8 icmp_error; /* an ICMP error: judged by the packet that it quotes */
 	u8 rewrite; /* becomes differs from was: to be written */
-	u8 verdict; /* enum kp_verdict */
 	u8 trace; /* `kpbpf trace`: no map is changed */
+	struct kp_tuple was; /* as it came */
+	struct kp_tuple becomes; /* as it leaves, where `rewrite` says so */
+	u8 verdict; /* enum kp_verdict */
 };
 
+#define KP_CLEARED 4
+
+_Static_assert(__builtin_offsetof(struct kp_packet, was) == KP_CLEARED * 8, "all are cleared");
 _Static_assert(sizeof(struct kp_packet) <= sizeof(struct kp_scratch), "scratch is too small");
 
 /* Handed through every stage. */
@@ -63,13 +67,34 @@ struct kp_context {
 	struct __sk_buff *skb;
 	const struct kp_config *config;
 	struct kp_packet *pkt;
-	u64 now_ns;
+	u64 clock_ns; /* kp_now_ns asks once; 0: nobody has asked */
+	u16 tick;
 	u8 hook; /* enum kp_hook */
 };
+
+/* CLOCK_MONOTONIC. Reading it costs as much as half a lookup, so a known flow looks
+ * at its tick first: jiffies are there for nothing. */
+KP_INLINE u64 kp_now_ns(struct kp_context *ctx)
+{
+	if (!ctx->clock_ns)
+		ctx->clock_ns = kp_clock_ns();
+	return ctx->clock_ns;
+}
 
 KP_INLINE void kp_step(struct kp_context *ctx, u32 step)
 {
 	ctx->pkt->steps |= 1u << step;
+}
+
+/* Link-layer addresses stand at even places everywhere; said so, they are copied in
+ * three moves instead of six. */
+struct kp_mac {
+	u16 word[3];
+};
+
+KP_INLINE void kp_mac_copy(void *to, const void *from)
+{
+	*(struct kp_mac *)to = *(const struct kp_mac *)from;
 }
 
 KP_INLINE bool kp_addr_equal(const struct kp_addr *a, const struct kp_addr *b)
@@ -77,11 +102,29 @@ KP_INLINE bool kp_addr_equal(const struct kp_addr *a, const struct kp_addr *b)
 	return a->word64[1] == b->word64[1] && a->word64[0] == b->word64[0];
 }
 
+/* Addresses are written and read as words of 8 bytes: a load that spans two smaller
+ * stores waits for them. Packets hold them at even places; every architecture that
+ * runs us takes such loads. */
 KP_INLINE void kp_addr_from_ipv4(struct kp_addr *addr, u32 ipv4)
 {
 	addr->word64[0] = 0;
-	addr->word32[2] = kp_htonl(0xffff);
-	addr->word32[3] = ipv4;
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+	addr->word64[1] = (u64)ipv4 << 32 | 0xffff0000;
+#else
+	addr->word64[1] = 0xffffull << 32 | ipv4;
+#endif
+}
+
+KP_INLINE void kp_addr_from_ipv6(struct kp_addr *addr, const u32 *ipv6)
+{
+	addr->word64[0] = *(const u64 *)ipv6;
+	addr->word64[1] = *(const u64 *)(ipv6 + 2);
+}
+
+KP_INLINE void kp_addr_to_ipv6(u32 *ipv6, const struct kp_addr *addr)
+{
+	*(u64 *)ipv6 = addr->word64[0];
+	*(u64 *)(ipv6 + 2) = addr->word64[1];
 }
 
 /* A field of the context. The verifier wants context + constant in one instruction,

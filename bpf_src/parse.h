@@ -174,8 +174,8 @@ KP_INLINE int kp_parse_ipv6(struct kp_context *ctx)
 	    (ip->src[0] & kp_htonl(0xffc00000)) == kp_htonl(0xfe800000) ||
 	    !(ip->src[0] | ip->src[1] | ip->src[2] | ip->src[3]))
 		return KP_PASS_NOT_OURS;
-	__builtin_memcpy(&ctx->pkt->was.src, ip->src, sizeof(ctx->pkt->was.src));
-	__builtin_memcpy(&ctx->pkt->was.dst, ip->dst, sizeof(ctx->pkt->was.dst));
+	kp_addr_from_ipv6(&ctx->pkt->was.src, ip->src);
+	kp_addr_from_ipv6(&ctx->pkt->was.dst, ip->dst);
 	ctx->pkt->ipv6 = 1;
 	ctx->pkt->proto = ip->next;
 	ctx->pkt->ttl = ip->hop_limit;
@@ -191,13 +191,16 @@ KP_INLINE int kp_parse(struct kp_context *ctx)
 	if (ctx->skb->vlan_present)
 		return KP_PASS_NOT_OURS;
 	kp_linear(ctx, KP_LINEAR);
+	ctx->pkt->was.src_port = ctx->pkt->was.dst_port = 0;
 	if (ctx->skb->protocol == kp_htons(KP_ETH_P_IP))
 		verdict = kp_parse_ipv4(ctx);
 	else if (ctx->skb->protocol == kp_htons(KP_ETH_P_IPV6))
 		verdict = kp_parse_ipv6(ctx);
 	else
 		return KP_PASS_NOT_OURS;
-	if (verdict != KP_NEXT)
-		return verdict;
-	return kp_parse_l4(ctx);
+	if (verdict == KP_NEXT)
+		verdict = kp_parse_l4(ctx);
+	if (unlikely(!ctx->pkt->l4)) /* not even the addresses were there */
+		__builtin_memset(&ctx->pkt->was, 0, sizeof(ctx->pkt->was));
+	return verdict;
 }

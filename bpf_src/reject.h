@@ -18,8 +18,8 @@ KP_INLINE bool kp_may_refuse(struct kp_context *ctx)
 
 	if (!bucket || ctx->pkt->trace)
 		return ctx->pkt->trace;
-	if (ctx->now_ns - bucket->since_ns >= KP_SEC_NS) {
-		bucket->since_ns = ctx->now_ns;
+	if (kp_now_ns(ctx) - bucket->since_ns >= KP_SEC_NS) {
+		bucket->since_ns = kp_now_ns(ctx);
 		bucket->spent = 0;
 	}
 	return bucket->spent++ < ctx->config->refusals_per_sec;
@@ -43,11 +43,11 @@ KP_INLINE u64 kp_sum_pseudo(struct kp_context *ctx, u8 proto, u32 len)
 
 KP_INLINE void kp_swap_macs(struct kp_ethhdr *eth)
 {
-	u8 mac[6];
+	struct kp_mac mac;
 
-	__builtin_memcpy(mac, eth->dst, 6);
-	__builtin_memcpy(eth->dst, eth->src, 6);
-	__builtin_memcpy(eth->src, mac, 6);
+	kp_mac_copy(&mac, eth->dst);
+	kp_mac_copy(eth->dst, eth->src);
+	kp_mac_copy(eth->src, &mac);
 }
 
 /* ---- TCP: reset ------------------------------------------------------------- */
@@ -66,8 +66,8 @@ KP_INLINE bool kp_turn_around(struct kp_context *ctx, u32 len)
 
 		if (!ip)
 			return false;
-		__builtin_memcpy(ip->src, &ctx->pkt->was.dst, 16);
-		__builtin_memcpy(ip->dst, &ctx->pkt->was.src, 16);
+		kp_addr_to_ipv6(ip->src, &ctx->pkt->was.dst);
+		kp_addr_to_ipv6(ip->dst, &ctx->pkt->was.src);
 		ip->payload_len = kp_htons(ctx->pkt->l4 - KP_ETH_LEN - sizeof(*ip) + len);
 		ip->hop_limit = KP_ANSWER_TTL;
 	} else {
@@ -189,8 +189,8 @@ KP_INLINE bool kp_unreachable_ipv6(struct kp_context *ctx, u32 quoted)
 	u64 sum = *(u32 *)&head.icmp +
 		  kp_sum_pseudo(ctx, KP_PROTO_ICMPV6, sizeof(head.icmp) + quoted);
 
-	__builtin_memcpy(head.ip.src, &ctx->pkt->was.dst, 16);
-	__builtin_memcpy(head.ip.dst, &ctx->pkt->was.src, 16);
+	kp_addr_to_ipv6(head.ip.src, &ctx->pkt->was.dst);
+	kp_addr_to_ipv6(head.ip.dst, &ctx->pkt->was.src);
 	if (!kp_sum_bytes(ctx, KP_ETH_LEN, quoted, &sum))
 		return false;
 	head.icmp.check = ~kp_fold16(kp_fold32(sum));

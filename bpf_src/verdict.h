@@ -32,12 +32,12 @@ KP_INLINE void kp_remember_drop(struct kp_context *ctx, int verdict)
 
 	if (known) {
 		known->packets++;
-		known->last_seen_ns = ctx->now_ns;
+		known->last_seen_ns = kp_now_ns(ctx);
 		known->ifindex = ctx->skb->ifindex;
 	} else {
 		struct kp_dropped first = {
 			.packets = 1,
-			.last_seen_ns = ctx->now_ns,
+			.last_seen_ns = kp_now_ns(ctx),
 			.ifindex = ctx->skb->ifindex,
 		};
 
