@@ -138,7 +138,7 @@ struct kp_flow {
 	__be16 client_port; /* alias: the client's port as the backend sees it; translated: the client's own */
 	u8 state; /* enum kp_state */
 	u8 flags; /* enum kp_flow_flag */
-	u16 tick; /* jiffies / 256 of last_seen_ns: the same tick, nothing to refresh */
+	u16 tick; /* of last_seen_ns, in 1024 jiffies: in the same tick nothing is refreshed */
 	u32 client_ifindex; /* host-side interface of the client, 0: not a pod of this node */
 	u32 backend_ifindex; /* the same of the other end */
 	u8 client_mac[6]; /* of the pod behind client_ifindex */

@@ -4,18 +4,21 @@
 #include "frag.h"
 #include "parse.h"
 
+/* A tick: 1024 jiffies, which is 1 second at 1000 Hz, 4 at 250, 10 at 100. */
+#define KP_TICK_SHIFT 10
+
 /* False only where an array map has no slot 0, which the verifier cannot know. */
 KP_INLINE bool kp_context_init(struct kp_context *ctx)
 {
 	u32 zero = 0;
 
-	ctx->config = kp_lookup(MAP(kp_configs), &zero);
-	ctx->pkt = kp_lookup(MAP(kp_scratches), &zero);
+	ctx->config = kp_slot(MAP(kp_configs), &zero);
+	ctx->pkt = kp_slot(MAP(kp_scratches), &zero);
 	if (!ctx->config || !ctx->pkt)
 		return false;
 	for (int i = 0; i < KP_CLEARED; i++)
 		ctx->pkt->cleared[i] = 0;
-	ctx->tick = kp_jiffies() >> 8;
+	ctx->tick = kp_jiffies() >> KP_TICK_SHIFT;
 	ctx->pkt->trace = ctx->skb->cb[3] == KP_TRACE_MARK3 && ctx->skb->cb[4] == KP_TRACE_MARK4;
 	return true;
 }

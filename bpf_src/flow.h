@@ -4,8 +4,7 @@
  * A connection has one *record*, keyed as the backend sees it. One that goes
  * through a Service has an *alias* as well, keyed (client, Service). Each alone
  * tells its packets all they need, so a known packet costs one lookup. The two
- * are partners: once a tick (256 jiffies, about a second) the one in use refreshes
- * the other.
+ * are partners: once a tick (some seconds) the one in use refreshes the other.
  *
  * Keys are the same for both directions: the end with the smaller words first.
  */

@@ -165,11 +165,16 @@ KP_INLINE int kp_known(struct kp_context *ctx, struct kp_flow *flow, bool from_c
 		       struct kp_flow_key *key)
 {
 	u32 own = from_client ? flow->client_ifindex : flow->backend_ifindex;
+	struct kp_flow copy;
 	int verdict;
 
 	if (flow->flags & KP_FLOW_ALIAS && !from_client)
 		return KP_DROP_SPOOFED_SOURCE; /* only we speak with a Service's address */
 	if (unlikely(own != ctx->skb->ifindex || flow->epoch != kp_epoch(ctx))) {
+		if (ctx->pkt->trace) { /* which leaves the record as it is */
+			copy = *flow;
+			flow = &copy;
+		}
 		verdict = kp_judge_again(ctx, flow, from_client);
 		if (verdict != KP_NEXT)
 			return verdict;

@@ -125,6 +125,7 @@ struct kp_icmphdr {
 
 /* Kernel helpers, declared here because bcc's own declarations differ by version. */
 static void *(*const kp_lookup)(void *map, const void *key) = (void *)BPF_FUNC_map_lookup_elem;
+static void *(*const kp_slot)(void *map, const void *index) = (void *)BPF_FUNC_map_lookup_elem; /* of an array: inlined */
 static long (*const kp_update)(void *map, const void *key, const void *value, u64 flags) = (void *)BPF_FUNC_map_update_elem;
 static long (*const kp_delete)(void *map, const void *key) = (void *)BPF_FUNC_map_delete_elem;
 static u64 (*const kp_jiffies)(void) = (void *)BPF_FUNC_jiffies64;

@@ -14,7 +14,7 @@
 KP_INLINE bool kp_may_refuse(struct kp_context *ctx)
 {
 	u32 zero = 0;
-	struct kp_bucket *bucket = kp_lookup(MAP(kp_buckets), &zero);
+	struct kp_bucket *bucket = kp_slot(MAP(kp_buckets), &zero);
 
 	if (!bucket || ctx->pkt->trace)
 		return ctx->pkt->trace;

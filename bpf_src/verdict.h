@@ -10,7 +10,7 @@
 KP_INLINE void kp_count(struct kp_context *ctx, int verdict)
 {
 	u32 slot = ctx->hook * KP_VERDICTS + (verdict & (KP_VERDICTS - 1));
-	struct kp_counter *counter = kp_lookup(MAP(kp_counters), &slot);
+	struct kp_counter *counter = kp_slot(MAP(kp_counters), &slot);
 
 	if (counter) {
 		counter->packets++;

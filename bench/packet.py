@@ -1,0 +1,408 @@
+"""What a packet costs: nanoseconds and map lookups of every journey through the programs.
+
+    sudo .venv/bin/python -m bench.packet [--services 1,10000] [--flows 100000] [--json]
+
+Runs the real programs on real maps by BPF_PROG_TEST_RUN, and beside them in the same run the
+physical floor: an empty program, and one that does a single lookup that hits. Read differences
+and ratios, not the figures themselves: they are the machine's. HOT is one packet again and
+again; COLD is a packet of another flow each time, drawn at random from --flows of them. Hot
+figures of translated journeys use a Service whose backend has the Service's own address, so that
+a repeated packet stays what it was; the program's work is the same. LOOKUPS counts lookups in
+hash maps in a second build of the same source; arrays are inlined and cost next to nothing.
+
+Uses pins of its own below /sys/fs/bpf and removes them. Takes about a minute.
+"""
+
+import argparse
+import json
+import os
+import random
+import shutil
+import statistics
+import struct
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from bpf_src import SOURCE
+from kpbpf import address
+from kpbpf.datapath import frame, programs
+from kpbpf.home import Home
+from maps import abi, bpf, config
+from maps.layout import U32
+from maps.table import Tables, open_tables
+
+FLOOR = Path(__file__).parent / "floor"
+CONTEXT = bytes(192)
+LOOPBACK = 1
+"""Interface of the client pod: a test-run without a device is on loopback."""
+
+OTHER_POD = 4242
+MAC = b"\2\0\0\0\0\1"
+REPEAT = 200
+MAPS_LINE = '#include "maps.h"\n'
+"""Behind it in packet.h, everything that lookups.h needs is known."""
+
+SYN, ACK = 0x02, 0x10
+KEY_AT = 80
+"""Where in the frame the floor's lookup finds its key."""
+
+GOAL_NS = 60
+"""A known flow costs at most floor + one cold lookup + this (DESIGN 5)."""
+
+CLIENT = {4: "10.1.0.1", 6: "fd00:1::1"}
+LOCAL = {4: "10.1.0.2", 6: "fd00:1::2"}
+REMOTE = {4: "10.2.0.1", 6: "fd00:2::1"}
+SERVICE = {4: "10.96.0.1", 6: "fd00:96::1"}
+
+
+class Journey(NamedTuple):
+    """One packet's way: `known` says whether its flow is in the table already."""
+
+    name: str
+    program: str
+    source: str
+    target: str
+    port: int
+    known: bool = True
+
+
+class Row(NamedTuple):
+    """One line of the result; times in ns above the empty program, cold None where it has none."""
+
+    journey: str
+    services: int
+    lookups: int
+    hot_ns: float
+    cold_ns: float | None
+
+
+def journeys(family: int) -> list[Journey]:
+    """The journeys of one address family, in the order in which they are shown."""
+    client, local, remote = CLIENT[family], LOCAL[family], REMOTE[family]
+    return [
+        Journey("no service, new", "from_pod", client, remote, 80, known=False),
+        Journey("no service, known, by the stack", "from_pod", client, remote, 80),
+        Journey("no service, known, to a local pod", "from_pod", client, local, 80),
+        Journey("service, new", "from_pod", client, SERVICE[family], 80, known=False),
+        Journey("service, known, to a remote pod", "from_pod", client, SERVICE[family], 80),
+        Journey("service, known, to a local pod", "from_pod", client, SERVICE[family], 81),
+        Journey("reply, known, by the stack", "to_pod", remote, client, 8080),
+        Journey("reply, known, from a local pod", "from_pod", client, local, 8080),
+    ]
+
+
+# ---- packets and records ------------------------------------------------------------------
+
+
+def flow_key(source: str, source_port: int, target: str, port: int) -> tuple[abi.FlowKey, bool]:
+    """Key of a TCP connection, and whether its source is the second address: as in flow.h."""
+    ends = [(address.from_text(source), source_port), (address.from_text(target), port)]
+
+    def words(end: tuple[bytes, int]) -> tuple[int, int, int]:
+        first, second = struct.unpack("=QQ", end[0])
+        return second, first, int.from_bytes(end[1].to_bytes(2, "big"), "little")
+
+    low, high = sorted(ends, key=words)
+    return abi.FlowKey(low[0], high[0], low[1], high[1], frame.TCP, 0), ends[0] == high
+
+
+def packet(journey: Journey, client_port: int, opens: bool) -> bytes:
+    """A TCP segment of the journey, with its flow key at KEY_AT, ready for the floor's lookup."""
+    ports = client_port, journey.port
+    if journey.name.startswith("reply"):
+        ports = journey.port, client_port
+    ends = address.from_text(journey.source), address.from_text(journey.target)
+    data = bytearray(frame.build(frame.Packet(*ends, frame.TCP, *ports, ttl=255), MAC, MAC))
+    data[(34 if address.is_ipv4(ends[0]) else 54) + 13] = SYN if opens else ACK
+    key, _ = flow_key(journey.source, ports[0], journey.target, ports[1])
+    data += bytes(KEY_AT - len(data)) + key.pack()
+    at, length = (16, len(data) - 14) if address.is_ipv4(ends[0]) else (18, len(data) - 54)
+    data[at : at + 2] = length.to_bytes(2, "big")
+    return bytes(data)
+
+
+def records(
+    journey: Journey, client_port: int, tick: int, still: bool
+) -> list[tuple[abi.FlowKey, abi.Flow]]:
+    """The flow records under which the journey's packet is a known one.
+
+    `still`: rewriting changes nothing, so that the same packet may come again.
+    """
+    plain = abi.Flow(
+        last_seen_ns=time.monotonic_ns(),
+        nat_addr=address.ZERO,
+        nat_port=0,
+        client_port=0,
+        state=abi.State.TCP_ESTABLISHED,
+        flags=0,
+        tick=tick,
+        client_ifindex=LOOPBACK,
+        backend_ifindex=OTHER_POD if "local pod" in journey.name else 0,
+        client_mac=MAC,
+        backend_mac=MAC,
+        epoch=1,
+        service=1,
+        created_sec=0,
+    )
+    if journey.name.startswith("reply"):
+        record = plain._replace(
+            flags=abi.FlowFlag.TRANSLATED,
+            nat_addr=address.from_text(journey.source if still else SERVICE[4]),
+            nat_port=journey.port if still else 80,
+            client_port=client_port,
+            client_ifindex=OTHER_POD if "local pod" in journey.name else LOOPBACK,
+            backend_ifindex=LOOPBACK if "local pod" in journey.name else 0,
+        )
+        return [directed(journey.target, client_port, journey.source, journey.port, record)]
+    if not journey.name.startswith("service"):
+        return [directed(journey.source, client_port, journey.target, journey.port, plain)]
+    backend = journey.target if still else REMOTE[6 if ":" in journey.target else 4]
+    alias = plain._replace(
+        flags=abi.FlowFlag.ALIAS | abi.FlowFlag.TRANSLATED,
+        nat_addr=address.from_text(backend),
+        nat_port=journey.port,
+        client_port=client_port,
+    )
+    return [directed(journey.source, client_port, journey.target, journey.port, alias)]
+
+
+def directed(
+    client: str, client_port: int, far: str, port: int, flow: abi.Flow
+) -> tuple[abi.FlowKey, abi.Flow]:
+    """Key of a record, and the record knowing which end of it is the client."""
+    key, high = flow_key(client, client_port, far, port)
+    flags = flow.flags | (abi.FlowFlag.CLIENT_IS_HIGH if high else 0)
+    return key, flow._replace(flags=flags)
+
+
+# ---- the node under test ------------------------------------------------------------------
+
+
+class Bench:
+    """Loaded programs with maps of their own, and the ways to run packets through them."""
+
+    def __init__(self, tables: Tables, fds: dict[str, int]) -> None:
+        self.tables = tables
+        self.fds = fds
+
+    def run(self, program: str, data: bytes, repeat: int = 1) -> int:
+        """Nanoseconds of one run, averaged over `repeat`."""
+        return bpf.prog_test_run(self.fds[program], data, CONTEXT, repeat).duration_ns
+
+    def fill(self, services: int) -> None:
+        """Write the configuration, the pods, and so many Services of one backend each."""
+        for family in (4, 6):
+            for pod, ifindex in ((CLIENT, LOOPBACK), (LOCAL, OTHER_POD)):
+                key = abi.EndpointKey(address.from_text(pod[family]))
+                self.tables.endpoints.put(key, abi.Endpoint(1, ifindex, MAC, MAC, 0))
+            self._fill_services(family, services)
+
+    def _fill_services(self, family: int, services: int) -> None:
+        first = int.from_bytes(address.from_text(SERVICE[family]), "big")
+        backend = abi.Backend(address.from_text(REMOTE[family]), 8080).pack()
+        frontends, backends = [], []
+        for number in range(services):
+            addr = (first + number).to_bytes(16, "big")
+            base = family * 1_000_000 + number
+            frontend = abi.Frontend(base, base, 1, 0, 0, 0)
+            frontends.append((abi.FrontendKey(addr, 80, frame.TCP).pack(), frontend.pack()))
+            backends.append((abi.BackendKey(base, 0).pack(), backend))
+        self.tables.frontends.put_many_raw(frontends)
+        self.tables.backends.put_many_raw(backends)
+
+    def forget(self) -> None:
+        """Empty the flow table."""
+        self.tables.flows.delete_many_raw([key for key, _ in self.tables.flows.items_raw()])
+
+    def tick(self) -> int:
+        """The programs' present tick: what one of them writes into a new record."""
+        probe = Journey("no service, new", "from_pod", CLIENT[4], REMOTE[4], 9)
+        self.run("from_pod", packet(probe, 9, opens=True))
+        key, _ = flow_key(CLIENT[4], 9, REMOTE[4], 9)
+        record = self.tables.flows.get(key)
+        assert record is not None
+        self.tables.flows.delete(key)
+        return record.tick
+
+    def fresh_tick(self) -> int:
+        """Wait until a tick begins, so that what follows falls into one."""
+        before = now = self.tick()
+        while now == before:
+            time.sleep(0.01)
+            now = self.tick()
+        return now
+
+
+@contextmanager
+def bench_home() -> Iterator[Home]:
+    """Pins and a run directory of our own, removed at the end."""
+    home = Home(Path(f"/sys/fs/bpf/kpbpf-bench-{os.getpid()}"), Path(tempfile.mkdtemp()))
+    try:
+        yield home
+    finally:
+        shutil.rmtree(home.pins, ignore_errors=True)
+        shutil.rmtree(home.run, ignore_errors=True)
+
+
+@contextmanager
+def variant(files: Iterable[Path], counting: bool = False) -> Iterator[Path]:
+    """The programs' source with some files in place of its own, or with lookups counted."""
+    with tempfile.TemporaryDirectory() as directory:
+        for file in (*SOURCE.glob("*.[ch]"), *files):
+            shutil.copy(file, directory)
+        if counting:
+            header = Path(directory, "packet.h")
+            text = header.read_text()
+            header.write_text(text.replace(MAPS_LINE, f'{MAPS_LINE}#include "lookups.h"\n'))
+        yield Path(directory)
+
+
+@contextmanager
+def loaded(home: Home, source: Path = SOURCE) -> Iterator[Bench]:
+    """Compile and load the programs, and the floor's, over the home's maps."""
+    with open_tables(home, create=True) as tables, variant(FLOOR.glob("*.c")) as floor:
+        config.ensure(tables)
+        config.write(tables, config.read(tables)._replace(epoch=1, udp_epoch=1))
+        pins = programs.ensure_programs(home, source)
+        below = programs.ensure_programs(home, floor)
+        fds = {name: bpf.obj_get(pin) for name, pin in pins.items()}
+        fds |= {"lookup": bpf.obj_get(below["from_pod"]), "empty": bpf.obj_get(below["to_pod"])}
+        try:
+            yield Bench(tables, fds)
+        finally:
+            for fd in fds.values():
+                os.close(fd)
+
+
+# ---- measurements -------------------------------------------------------------------------
+
+
+def hot(bench: Bench, journey: Journey, rounds: int) -> float:
+    """Median ns above the empty program, of one packet again and again."""
+    data = packet(journey, 1000, opens=not journey.known)
+    bench.forget()
+    times, empty = [], []
+    for _ in range(rounds):
+        if journey.known:
+            for key, flow in records(journey, 1000, bench.tick(), still=True):
+                bench.tables.flows.put(key, flow)
+        times.append(bench.run(journey.program, data, REPEAT if journey.known else 1))
+        empty.append(bench.run("empty", data, REPEAT if journey.known else 1))
+        if not journey.known:
+            bench.forget()
+    return statistics.median(times) - statistics.median(empty)
+
+
+def cold(bench: Bench, journey: Journey, flows: int, runs: int) -> tuple[float, float]:
+    """Median ns above the empty program, of another flow each time: (journey, bare lookup)."""
+    ports = random.sample(range(1024, 65_000), flows)
+    drawn = [packet(journey, port, opens=False) for port in random.sample(ports, runs)]
+    bench.forget()
+    made = [pair for port in ports for pair in records(journey, port, 0, still=False)]
+    medians = []
+    for program in (journey.program, "lookup", "empty"):
+        tick = bench.fresh_tick()
+        now = time.monotonic_ns()
+        bench.tables.flows.put_many_raw(
+            [(key.pack(), flow._replace(tick=tick, last_seen_ns=now).pack()) for key, flow in made]
+        )
+        medians.append(statistics.median(bench.run(program, data) for data in drawn))
+    return medians[0] - medians[2], medians[1] - medians[2]
+
+
+def lookups(home: Home) -> dict[str, int]:
+    """Lookups in hash maps of every journey of IPv4, counted by a build that counts them."""
+    counted = {}
+    with variant([FLOOR / "lookups.h"], True) as source, loaded(home, source) as bench:
+        bench.fill(1)
+        for journey in journeys(4):
+            bench.forget()
+            if journey.known:
+                for key, flow in records(journey, 1000, bench.tick(), still=False):
+                    bench.tables.flows.put(key, flow)
+            before = counter(bench.tables)
+            bench.run(journey.program, packet(journey, 1000, opens=not journey.known))
+            counted[journey.name] = counter(bench.tables) - before
+    return counted
+
+
+def counter(tables: Tables) -> int:
+    """What the counting build has counted: the last word of kp_scratches, over all CPUs."""
+    values = tables.scratches.get(U32(0)) or []
+    return sum(scratch.words[-1] for scratch in values)
+
+
+def measure(services: list[int], family: int, flows: int, rounds: int) -> list[Row]:
+    """Run everything; the floor comes first, as a journey of its own."""
+    rows: list[Row] = []
+    with bench_home() as home:
+        counted = lookups(home)
+    for number in services:
+        with bench_home() as home, loaded(home) as bench:
+            bench.fill(number)
+            floor: list[tuple[float, float]] = []
+            for journey in journeys(family):
+                warm = hot(bench, journey, rounds)
+                below = hot_lookup(bench, journey, rounds)
+                chill = cold(bench, journey, flows, flows // 10) if journey.known else None
+                if chill:
+                    floor.append((below, chill[1]))
+                count = counted[journey.name]
+                rows.append(Row(journey.name, number, count, warm, chill[0] if chill else None))
+            medians = [statistics.median(column) for column in zip(*floor, strict=True)]
+            rows.insert(len(rows) - len(journeys(family)), Row("floor: one lookup", number, 1, *medians))
+    return rows
+
+
+def hot_lookup(bench: Bench, journey: Journey, rounds: int) -> float:
+    """Median ns above the empty program, of a bare lookup of the journey's key."""
+    data = packet(journey, 1000, opens=False)
+    key, _ = flow_key(journey.source, 1000, journey.target, journey.port)
+    if journey.name.startswith("reply"):
+        key, _ = flow_key(journey.source, journey.port, journey.target, 1000)
+    bench.forget()
+    bench.tables.flows.put(key, records(journeys(4)[1], 1000, 0, still=True)[0][1])
+    times = [bench.run("lookup", data, REPEAT) for _ in range(rounds)]
+    empty = [bench.run("empty", data, REPEAT) for _ in range(rounds)]
+    return statistics.median(times) - statistics.median(empty)
+
+
+def table(rows: list[Row]) -> str:
+    """The result for people, with the goal's line below."""
+    lines = [f"{'JOURNEY':34} {'SERVICES':>8} {'LOOKUPS':>7} {'HOT NS':>7} {'COLD NS':>7}"]
+    for row in rows:
+        chill = "-" if row.cold_ns is None else f"{row.cold_ns:.0f}"
+        lines.append(f"{row[0]:34} {row[1]:8} {row[2]:7} {row.hot_ns:7.0f} {chill:>7}")
+    known = [row for row in rows if ", known" in row.journey and row.cold_ns is not None]
+    floors = {row.services: row for row in rows if row.journey.startswith("floor")}
+    hot_over = max(row.hot_ns - floors[row.services].hot_ns for row in known)
+    cold_over = max((row.cold_ns or 0) - (floors[row.services].cold_ns or 0) for row in known)
+    lines.append(
+        f"All above an empty program. The dearest known flow costs one lookup + {hot_over:.0f} ns hot,"
+        f" + {cold_over:.0f} ns cold; the goal is + {GOAL_NS} ns."
+    )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Parse the flags, measure, print."""
+    parser = argparse.ArgumentParser(
+        prog="bench.packet", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--services", default="1,10000", help="numbers of Services to try")
+    parser.add_argument("--family", type=int, choices=(4, 6), default=4, help="IPv4 or IPv6")
+    parser.add_argument("--flows", type=int, default=50_000, help="flows in the table when cold")
+    parser.add_argument("--rounds", type=int, default=200, help="hot test-runs a journey")
+    parser.add_argument("--json", action="store_true", help="rows as JSON")
+    chosen = parser.parse_args()
+    numbers = [int(number) for number in chosen.services.split(",")]
+    rows = measure(numbers, chosen.family, chosen.flows, chosen.rounds)
+    print(json.dumps([row._asdict() for row in rows], indent=1) if chosen.json else table(rows))
+
+
+if __name__ == "__main__":
+    main()
