@@ -133,9 +133,9 @@ enum kp_flow_flag {
 
 struct kp_flow {
 	u64 last_seen_ns; /* to within a tick */
-	struct kp_addr nat_addr; /* alias: the backend; translated: the Service address that replies show */
+	struct kp_addr nat_addr; /* alias: the backend; translated: the Service that replies show */
 	__be16 nat_port; /* alias: the backend's port; translated: the Service's port */
-	__be16 client_port; /* alias: the client's port as the backend sees it; translated: the client's own */
+	__be16 client_port; /* alias: the client's as the backend sees it; translated: its own */
 	u8 state; /* enum kp_state */
 	u8 flags; /* enum kp_flow_flag */
 	u16 tick; /* of last_seen_ns, in 1024 jiffies: in the same tick nothing is refreshed */

@@ -77,19 +77,23 @@ enum { KP_SCTP_INIT = 1, KP_SCTP_ABORT = 6, KP_SCTP_SHUTDOWN_COMPLETE = 14 };
 
 KP_INLINE bool kp_opens(struct kp_context *ctx)
 {
-	if (ctx->pkt->proto == KP_PROTO_TCP)
-		return (ctx->pkt->control & (KP_TCP_SYN | KP_TCP_ACK)) == KP_TCP_SYN;
-	return ctx->pkt->proto == KP_PROTO_SCTP && ctx->pkt->control == KP_SCTP_INIT;
+	struct kp_packet *pkt = ctx->pkt;
+
+	if (pkt->proto == KP_PROTO_TCP)
+		return (pkt->control & (KP_TCP_SYN | KP_TCP_ACK)) == KP_TCP_SYN;
+	return pkt->proto == KP_PROTO_SCTP && pkt->control == KP_SCTP_INIT;
 }
 
 /* Does this packet change the state of its connection, or end it? */
 KP_INLINE bool kp_is_control(struct kp_context *ctx)
 {
-	if (ctx->pkt->proto == KP_PROTO_TCP)
-		return ctx->pkt->control & (KP_TCP_SYN | KP_TCP_FIN | KP_TCP_RST);
-	return ctx->pkt->proto == KP_PROTO_SCTP &&
-	       (ctx->pkt->control == KP_SCTP_INIT || ctx->pkt->control == KP_SCTP_ABORT ||
-		ctx->pkt->control == KP_SCTP_SHUTDOWN_COMPLETE);
+	struct kp_packet *pkt = ctx->pkt;
+
+	if (pkt->proto == KP_PROTO_TCP)
+		return pkt->control & (KP_TCP_SYN | KP_TCP_FIN | KP_TCP_RST);
+	return pkt->proto == KP_PROTO_SCTP &&
+	       (pkt->control == KP_SCTP_INIT || pkt->control == KP_SCTP_ABORT ||
+		pkt->control == KP_SCTP_SHUTDOWN_COMPLETE);
 }
 
 KP_INLINE u8 kp_first_state(struct kp_context *ctx)
@@ -113,21 +117,22 @@ KP_INLINE u8 kp_first_state(struct kp_context *ctx)
 KP_INLINE u32 kp_next_state(struct kp_context *ctx, const struct kp_flow *flow,
 			    bool from_client)
 {
+	struct kp_packet *pkt = ctx->pkt;
 	u32 state = flow->state, flags = flow->flags;
 
 	if (!from_client && kp_is_new(state))
 		state++;
-	if (ctx->pkt->proto == KP_PROTO_TCP) {
+	if (pkt->proto == KP_PROTO_TCP) {
 		const u32 both = KP_FLOW_CLIENT_FIN | KP_FLOW_BACKEND_FIN;
 
-		if (ctx->pkt->control & KP_TCP_FIN)
+		if (pkt->control & KP_TCP_FIN)
 			flags |= from_client ? KP_FLOW_CLIENT_FIN : KP_FLOW_BACKEND_FIN;
-		if ((flags & both) == both || ctx->pkt->control & KP_TCP_RST)
+		if ((flags & both) == both || pkt->control & KP_TCP_RST)
 			state = KP_STATE_TCP_CLOSING;
 		else if (state == KP_STATE_TCP_CLOSING)
 			state = KP_STATE_TCP_ESTABLISHED;
-	} else if (ctx->pkt->proto == KP_PROTO_SCTP && (ctx->pkt->control == KP_SCTP_ABORT ||
-						   ctx->pkt->control == KP_SCTP_SHUTDOWN_COMPLETE)) {
+	} else if (pkt->proto == KP_PROTO_SCTP && (pkt->control == KP_SCTP_ABORT ||
+						   pkt->control == KP_SCTP_SHUTDOWN_COMPLETE)) {
 		state = KP_STATE_SCTP_CLOSING;
 	}
 	return state | flags << 8;
@@ -177,21 +182,22 @@ KP_INLINE struct kp_flow *kp_flow_find(struct kp_context *ctx, const struct kp_f
 KP_INLINE void kp_partner_key(struct kp_context *ctx, const struct kp_flow *flow,
 			      bool from_client, struct kp_flow_key *key)
 {
-	struct kp_addr client = from_client ? ctx->pkt->was.src : ctx->pkt->was.dst;
-	struct kp_addr backend = from_client ? ctx->pkt->was.dst : ctx->pkt->was.src;
+	struct kp_packet *pkt = ctx->pkt;
+	struct kp_addr client = from_client ? pkt->was.src : pkt->was.dst;
+	struct kp_addr backend = from_client ? pkt->was.dst : pkt->was.src;
 	struct kp_addr far = flow->nat_addr;
 	bool diverted;
 
 	if (flow->flags & KP_FLOW_HAIRPIN) {
 		if (flow->flags & KP_FLOW_ALIAS)
-			client = ctx->pkt->ipv6 ? ctx->config->hairpin6 : ctx->config->hairpin4;
+			client = pkt->ipv6 ? ctx->config->hairpin6 : ctx->config->hairpin4;
 		else
 			client = backend;
 	}
 	/* A diverted connection's "Service" is its backend itself. */
 	diverted = !(flow->flags & KP_FLOW_ALIAS) && kp_addr_equal(&far, &backend) &&
 		   !flow->service;
-	kp_flow_key(key, &client, flow->client_port, &far, flow->nat_port, ctx->pkt->proto);
+	kp_flow_key(key, &client, flow->client_port, &far, flow->nat_port, pkt->proto);
 	key->diverted = diverted;
 }
 
@@ -222,6 +228,21 @@ KP_INLINE void kp_flow_seen(struct kp_context *ctx, struct kp_flow *flow, bool f
 	partner->tick = ctx->tick;
 	partner->state = next;
 	partner->flags |= (next >> 8) & (KP_FLOW_CLIENT_FIN | KP_FLOW_BACKEND_FIN);
+}
+
+/* ---- make -------------------------------------------------------------------- */
+
+/* What every new record begins with. */
+KP_INLINE struct kp_flow kp_flow_fresh(struct kp_context *ctx, bool client_is_high)
+{
+	return (struct kp_flow){
+		.last_seen_ns = kp_now_ns(ctx),
+		.tick = ctx->tick,
+		.state = kp_first_state(ctx),
+		.flags = client_is_high ? KP_FLOW_CLIENT_IS_HIGH : 0,
+		.epoch = kp_epoch(ctx),
+		.created_sec = kp_now_ns(ctx) / KP_SEC_NS,
+	};
 }
 
 KP_INLINE int kp_flow_put(struct kp_context *ctx, const struct kp_flow_key *key,

@@ -5,29 +5,30 @@
 
 KP_INLINE int kp_fragment(struct kp_context *ctx)
 {
+	struct kp_packet *pkt = ctx->pkt;
 	struct kp_fragment_key key = {
-		.src = ctx->pkt->was.src,
-		.dst = ctx->pkt->was.dst,
-		.id = ctx->pkt->fragment_id,
-		.proto = ctx->pkt->proto,
+		.src = pkt->was.src,
+		.dst = pkt->was.dst,
+		.id = pkt->fragment_id,
+		.proto = pkt->proto,
 	};
 	struct kp_fragment *first;
 
-	if (ctx->pkt->fragment == KP_FRAGMENT_FIRST) {
+	if (pkt->fragment == KP_FRAGMENT_FIRST) {
 		struct kp_fragment ports = {
-			.src_port = ctx->pkt->was.src_port,
-			.dst_port = ctx->pkt->was.dst_port,
+			.src_port = pkt->was.src_port,
+			.dst_port = pkt->was.dst_port,
 		};
 
-		if (!ctx->pkt->trace)
+		if (!pkt->trace)
 			kp_update(MAP(kp_fragments), &key, &ports, BPF_ANY);
 		return KP_NEXT;
 	}
 	first = kp_lookup(MAP(kp_fragments), &key);
 	if (!first)
 		return KP_DROP_FRAGMENT_UNKNOWN;
-	ctx->pkt->was.src_port = first->src_port;
-	ctx->pkt->was.dst_port = first->dst_port;
+	pkt->was.src_port = first->src_port;
+	pkt->was.dst_port = first->dst_port;
 	kp_step(ctx, KP_STEP_FRAGMENT);
 	return KP_NEXT;
 }

@@ -19,26 +19,12 @@
 
 KP_INLINE int kp_new_direct(struct kp_context *ctx, struct kp_flow_key *key)
 {
-	struct kp_endpoint *target = kp_pod(&ctx->pkt->was.dst);
-	struct kp_endpoint *client = kp_pod(&ctx->pkt->was.src);
-	bool high = kp_flow_key(key, &ctx->pkt->was.src, ctx->pkt->was.src_port, &ctx->pkt->was.dst,
-				ctx->pkt->was.dst_port, ctx->pkt->proto);
-	struct kp_flow flow = {
-		.last_seen_ns = kp_now_ns(ctx),
-		.tick = ctx->tick,
-		.state = kp_first_state(ctx),
-		.flags = high ? KP_FLOW_CLIENT_IS_HIGH : 0,
-		.client_ifindex = ctx->skb->ifindex,
-		.epoch = kp_epoch(ctx),
-		.created_sec = kp_now_ns(ctx) / KP_SEC_NS,
-	};
+	struct kp_packet *pkt = ctx->pkt;
+	bool high = kp_flow_key(key, &pkt->was.src, pkt->was.src_port, &pkt->was.dst,
+				pkt->was.dst_port, pkt->proto);
+	struct kp_flow flow = kp_flow_fresh(ctx, high);
 
-	if (client)
-		kp_mac_copy(flow.client_mac, client->pod_mac);
-	if (target) {
-		flow.backend_ifindex = target->ifindex;
-		kp_mac_copy(flow.backend_mac, target->pod_mac);
-	}
+	kp_flow_ends(&flow, ctx->skb->ifindex, kp_pod(&pkt->was.src), kp_pod(&pkt->was.dst));
 	if (kp_flow_put(ctx, key, &flow) != KP_NEXT)
 		return KP_DROP_FLOW_TABLE;
 	kp_forward(ctx, flow.backend_ifindex, flow.backend_mac);
@@ -60,10 +46,11 @@ KP_INLINE int kp_new_translated(struct kp_context *ctx, const struct kp_endpoint
 
 KP_INLINE int kp_new(struct kp_context *ctx, struct kp_flow_key *key)
 {
+	struct kp_packet *pkt = ctx->pkt;
 	struct kp_frontend_key where = {
-		.addr = ctx->pkt->was.dst,
-		.port = ctx->pkt->was.dst_port,
-		.proto = ctx->pkt->proto,
+		.addr = pkt->was.dst,
+		.port = pkt->was.dst_port,
+		.proto = pkt->proto,
 	};
 	struct kp_endpoint *target = NULL;
 	int verdict;
@@ -84,14 +71,15 @@ KP_INLINE int kp_new(struct kp_context *ctx, struct kp_flow_key *key)
  * than it did: look the ends up once more. */
 KP_INLINE int kp_judge_again(struct kp_context *ctx, struct kp_flow *flow, bool from_client)
 {
-	struct kp_addr far = flow->flags & KP_FLOW_ALIAS ? flow->nat_addr : ctx->pkt->was.dst;
+	struct kp_packet *pkt = ctx->pkt;
+	struct kp_addr far = flow->flags & KP_FLOW_ALIAS ? flow->nat_addr : pkt->was.dst;
 	struct kp_endpoint *own, *other;
 
 	kp_step(ctx, KP_STEP_FLOW_JUDGED_AGAIN);
-	own = kp_pod(&ctx->pkt->was.src);
+	own = kp_pod(&pkt->was.src);
 	if (!own || own->ifindex != ctx->skb->ifindex)
 		return KP_DROP_SPOOFED_SOURCE;
-	if (ctx->pkt->proto == KP_PROTO_UDP && flow->flags & KP_FLOW_ALIAS && flow->service &&
+	if (pkt->proto == KP_PROTO_UDP && flow->flags & KP_FLOW_ALIAS && flow->service &&
 	    !(kp_member_flags(&far, flow->nat_port, flow->service) & KP_MEMBER_SERVING)) {
 		kp_step(ctx, KP_STEP_BACKEND_GONE);
 		return KP_AFRESH; /* A43, at once */
@@ -126,15 +114,16 @@ KP_INLINE int kp_judge_again(struct kp_context *ctx, struct kp_flow *flow, bool 
 /* Client to Service: to the backend that was chosen for it. */
 KP_INLINE int kp_to_backend(struct kp_context *ctx, const struct kp_flow *flow)
 {
+	struct kp_packet *pkt = ctx->pkt;
 	bool hairpin = flow->flags & KP_FLOW_HAIRPIN;
 
-	ctx->pkt->becomes.src = ctx->pkt->was.src;
-	ctx->pkt->becomes.src_port = flow->client_port;
-	ctx->pkt->becomes.dst = flow->nat_addr;
-	ctx->pkt->becomes.dst_port = flow->nat_port;
-	ctx->pkt->rewrite = 1;
+	pkt->becomes.src = pkt->was.src;
+	pkt->becomes.src_port = flow->client_port;
+	pkt->becomes.dst = flow->nat_addr;
+	pkt->becomes.dst_port = flow->nat_port;
+	pkt->rewrite = 1;
 	if (hairpin) {
-		ctx->pkt->becomes.src = ctx->pkt->ipv6 ? ctx->config->hairpin6 : ctx->config->hairpin4;
+		pkt->becomes.src = pkt->ipv6 ? ctx->config->hairpin6 : ctx->config->hairpin4;
 		kp_forward_hairpin(ctx, flow->client_mac);
 	} else {
 		kp_forward(ctx, flow->backend_ifindex, flow->backend_mac);
@@ -147,17 +136,18 @@ KP_INLINE int kp_to_backend(struct kp_context *ctx, const struct kp_flow *flow)
  * would be a martian on the way. */
 KP_INLINE int kp_to_client(struct kp_context *ctx, const struct kp_flow *flow)
 {
+	struct kp_packet *pkt = ctx->pkt;
 	bool hairpin = flow->flags & KP_FLOW_HAIRPIN;
 
 	if (hairpin)
 		kp_forward_hairpin(ctx, flow->backend_mac);
 	else if (!kp_forward(ctx, flow->client_ifindex, flow->client_mac))
 		return KP_PASS_DIRECT;
-	ctx->pkt->becomes.src = flow->nat_addr;
-	ctx->pkt->becomes.src_port = flow->nat_port;
-	ctx->pkt->becomes.dst = hairpin ? ctx->pkt->was.src : ctx->pkt->was.dst;
-	ctx->pkt->becomes.dst_port = flow->client_port;
-	ctx->pkt->rewrite = 1;
+	pkt->becomes.src = flow->nat_addr;
+	pkt->becomes.src_port = flow->nat_port;
+	pkt->becomes.dst = hairpin ? pkt->was.src : pkt->was.dst;
+	pkt->becomes.dst_port = flow->client_port;
+	pkt->rewrite = 1;
 	return KP_PASS_REPLY;
 }
 
@@ -228,17 +218,18 @@ KP_INLINE int kp_from_pod(struct kp_context *ctx)
 /* What was decided is carried out: refuse, rewrite, hand over. */
 KP_INLINE int kp_carry_out(struct kp_context *ctx)
 {
-	int verdict = ctx->pkt->verdict, problem = KP_NEXT;
+	struct kp_packet *pkt = ctx->pkt;
+	int verdict = pkt->verdict, problem = KP_NEXT;
 
 	if (verdict == KP_DROP_NO_BACKEND || verdict == KP_DROP_NO_FLOW)
 		return kp_refuse(ctx, verdict);
-	if (ctx->pkt->rewrite)
+	if (pkt->rewrite)
 		problem = kp_rewrite(ctx);
-	if (ctx->pkt->ifindex && problem == KP_NEXT)
+	if (pkt->ifindex && problem == KP_NEXT)
 		problem = kp_hand_over(ctx);
 	if (problem == KP_NEXT)
 		return verdict;
-	ctx->pkt->ifindex = 0;
+	pkt->ifindex = 0;
 	return problem;
 }
 

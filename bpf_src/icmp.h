@@ -117,15 +117,16 @@ KP_INLINE u32 kp_tuple_diff(const struct kp_tuple *was, const struct kp_tuple *b
 /* Writes quote->becomes inside and ctx->pkt->becomes outside, with every checksum. */
 KP_INLINE int kp_quote_rewrite(struct kp_context *ctx, const struct kp_quote *quote)
 {
+	struct kp_packet *pkt = ctx->pkt;
 	__be16 ports[2] = {quote->becomes.src_port, quote->becomes.dst_port};
-	u32 inner = kp_tuple_diff(&quote->was, &quote->becomes, ctx->pkt->ipv6);
-	u32 outer = kp_tuple_diff(&ctx->pkt->was, &ctx->pkt->becomes, ctx->pkt->ipv6);
+	u32 inner = kp_tuple_diff(&quote->was, &quote->becomes, pkt->ipv6);
+	u32 outer = kp_tuple_diff(&pkt->was, &pkt->becomes, pkt->ipv6);
 	u32 port = (u16)~quote->was.src_port + ports[0] + (u16)~quote->was.dst_port + ports[1];
 	u64 total = (u64)inner + port, unused = 0;
 	u16 udp_check = 0;
 
 	if (!kp_store_addresses(ctx, quote->l3, &quote->becomes) ||
-	    !kp_store_addresses(ctx, KP_ETH_LEN, &ctx->pkt->becomes) ||
+	    !kp_store_addresses(ctx, KP_ETH_LEN, &pkt->becomes) ||
 	    kp_store(ctx->skb, quote->l4, ports, sizeof(ports), BPF_F_RECOMPUTE_CSUM))
 		return KP_DROP_REWRITE;
 	if (quote->proto == KP_PROTO_UDP)
@@ -133,13 +134,13 @@ KP_INLINE int kp_quote_rewrite(struct kp_context *ctx, const struct kp_quote *qu
 	if (quote->proto == KP_PROTO_TCP || udp_check)
 		kp_quote_checksum(ctx, quote->l4 + (udp_check ? 6 : 16),
 				  kp_fold32((u64)inner + port), &total);
-	if (ctx->pkt->ipv6) {
+	if (pkt->ipv6) {
 		total += outer; /* ICMPv6 covers its own addresses too: RFC 4443, 2.3 */
 	} else if (!kp_quote_checksum(ctx, quote->l3 + KP_IPV4_CHECK, inner, &total) ||
 		   !kp_quote_checksum(ctx, KP_ETH_LEN + KP_IPV4_CHECK, outer, &unused)) {
 		return KP_DROP_REWRITE;
 	}
-	if (!kp_quote_checksum(ctx, ctx->pkt->l4 + KP_ICMP_CHECK, kp_fold32(total), &unused))
+	if (!kp_quote_checksum(ctx, pkt->l4 + KP_ICMP_CHECK, kp_fold32(total), &unused))
 		return KP_DROP_REWRITE;
 	kp_step(ctx, KP_STEP_ICMP_INNER);
 	return KP_PASS_ICMP_ERROR;
@@ -176,6 +177,7 @@ KP_INLINE int kp_icmp_error_to_pod(struct kp_context *ctx)
  * reach the backend; a pod that reaches itself speaks to the hairpin address. */
 KP_INLINE int kp_icmp_error_from_pod(struct kp_context *ctx)
 {
+	struct kp_packet *pkt = ctx->pkt;
 	struct kp_quote quote = {};
 	struct kp_flow *flow;
 	bool from_client, hairpin;
@@ -188,20 +190,20 @@ KP_INLINE int kp_icmp_error_from_pod(struct kp_context *ctx)
 	if (!flow)
 		return KP_PASS_DIRECT;
 	hairpin = flow->flags & KP_FLOW_HAIRPIN;
-	ctx->pkt->becomes = ctx->pkt->was;
+	pkt->becomes = pkt->was;
 	if (flow->flags & KP_FLOW_ALIAS && !from_client) {
 		quote.becomes.src = flow->nat_addr;
 		quote.becomes.src_port = flow->nat_port;
 		quote.becomes.dst_port = flow->client_port;
-		ctx->pkt->becomes.dst = flow->nat_addr;
+		pkt->becomes.dst = flow->nat_addr;
 		if (hairpin) {
-			quote.becomes.dst = ctx->pkt->ipv6 ? ctx->config->hairpin6 : ctx->config->hairpin4;
-			ctx->pkt->becomes.src = quote.becomes.dst;
+			quote.becomes.dst = pkt->ipv6 ? ctx->config->hairpin6 : ctx->config->hairpin4;
+			pkt->becomes.src = quote.becomes.dst;
 		}
 	} else if (hairpin && from_client) {
 		kp_quote_for_client(ctx, &quote, flow);
-		quote.becomes.src = ctx->pkt->was.src;
-		ctx->pkt->becomes.dst = ctx->pkt->was.src;
+		quote.becomes.src = pkt->was.src;
+		pkt->becomes.dst = pkt->was.src;
 	} else {
 		return KP_PASS_DIRECT;
 	}

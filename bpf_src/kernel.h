@@ -125,17 +125,25 @@ struct kp_icmphdr {
 
 /* Kernel helpers, declared here because bcc's own declarations differ by version. */
 static void *(*const kp_lookup)(void *map, const void *key) = (void *)BPF_FUNC_map_lookup_elem;
-static void *(*const kp_slot)(void *map, const void *index) = (void *)BPF_FUNC_map_lookup_elem; /* of an array: inlined */
-static long (*const kp_update)(void *map, const void *key, const void *value, u64 flags) = (void *)BPF_FUNC_map_update_elem;
+/* The same for arrays, where the kernel inlines it. */
+static void *(*const kp_slot)(void *map, const void *index) =
+	(void *)BPF_FUNC_map_lookup_elem;
+static long (*const kp_update)(void *map, const void *key, const void *value, u64 flags) =
+	(void *)BPF_FUNC_map_update_elem;
 static long (*const kp_delete)(void *map, const void *key) = (void *)BPF_FUNC_map_delete_elem;
 static u64 (*const kp_jiffies)(void) = (void *)BPF_FUNC_jiffies64;
 static u64 (*const kp_clock_ns)(void) = (void *)BPF_FUNC_ktime_get_coarse_ns;
 static u32 (*const kp_random)(void) = (void *)BPF_FUNC_get_prandom_u32;
 static long (*const kp_pull)(struct __sk_buff *skb, u32 len) = (void *)BPF_FUNC_skb_pull_data;
-static long (*const kp_load)(const struct __sk_buff *skb, u32 offset, void *to, u32 len) = (void *)BPF_FUNC_skb_load_bytes;
-static long (*const kp_store)(struct __sk_buff *skb, u32 offset, const void *from, u32 len, u64 flags) = (void *)BPF_FUNC_skb_store_bytes;
-static long (*const kp_l4_csum)(struct __sk_buff *skb, u32 offset, u64 from, u64 to, u64 flags) = (void *)BPF_FUNC_l4_csum_replace;
+static long (*const kp_load)(const struct __sk_buff *skb, u32 offset, void *to, u32 len) =
+	(void *)BPF_FUNC_skb_load_bytes;
+static long (*const kp_store)(struct __sk_buff *skb, u32 offset, const void *from, u32 len, u64 flags) =
+	(void *)BPF_FUNC_skb_store_bytes;
+static long (*const kp_l4_csum)(struct __sk_buff *skb, u32 offset, u64 from, u64 to, u64 flags) =
+	(void *)BPF_FUNC_l4_csum_replace;
 static long (*const kp_csum_update)(struct __sk_buff *skb, u32 diff) = (void *)BPF_FUNC_csum_update;
-static long (*const kp_change_tail)(struct __sk_buff *skb, u32 len, u64 flags) = (void *)BPF_FUNC_skb_change_tail;
-static long (*const kp_adjust_room)(struct __sk_buff *skb, int len, u32 mode, u64 flags) = (void *)BPF_FUNC_skb_adjust_room;
+static long (*const kp_change_tail)(struct __sk_buff *skb, u32 len, u64 flags) =
+	(void *)BPF_FUNC_skb_change_tail;
+static long (*const kp_adjust_room)(struct __sk_buff *skb, int len, u32 mode, u64 flags) =
+	(void *)BPF_FUNC_skb_adjust_room;
 static long (*const kp_redirect_peer)(u32 ifindex, u64 flags) = (void *)BPF_FUNC_redirect_peer;

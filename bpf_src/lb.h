@@ -8,27 +8,12 @@
  */
 #pragma once
 #include "flow.h"
+#include "pod.h"
 
 /* Draws before we give up; the later half may change the source port as well. */
 #define KP_TRIES 8
 #define KP_PORT_FIRST 32768
 #define KP_PORT_COUNT 28232
-
-/* ---- the pods of this node -------------------------------------------------- */
-
-KP_INLINE struct kp_endpoint *kp_pod(const struct kp_addr *addr)
-{
-	return kp_lookup(MAP(kp_endpoints), addr);
-}
-
-/* SEMANTICS has no number for this: a pod may only speak with its own addresses. */
-KP_INLINE bool kp_source_is_own(struct kp_context *ctx)
-{
-	struct kp_endpoint *pod = kp_pod(&ctx->pkt->was.src);
-
-	kp_step(ctx, KP_STEP_SOURCE_CHECKED);
-	return pod && pod->ifindex == ctx->skb->ifindex;
-}
 
 /* ---- which backend ---------------------------------------------------------- */
 
@@ -66,7 +51,8 @@ KP_INLINE u32 kp_member_flags(const struct kp_addr *addr, __be16 port, u32 servi
 /* A34: the backend this client had last, while it is still in the set. */
 KP_INLINE bool kp_backend_by_affinity(struct kp_context *ctx, const struct kp_frontend *frontend)
 {
-	struct kp_affinity_key key = {.client = ctx->pkt->was.src, .service = frontend->service};
+	struct kp_packet *pkt = ctx->pkt;
+	struct kp_affinity_key key = {.client = pkt->was.src, .service = frontend->service};
 	struct kp_affinity *last;
 	u32 set = frontend->flags & KP_FRONTEND_LOCAL_ONLY ? KP_MEMBER_LOCAL : KP_MEMBER_CLUSTER;
 
@@ -76,9 +62,9 @@ KP_INLINE bool kp_backend_by_affinity(struct kp_context *ctx, const struct kp_fr
 	if (!last ||
 	    (s64)(kp_now_ns(ctx) - last->last_used_ns) > (s64)frontend->affinity_sec * KP_SEC_NS)
 		return false;
-	ctx->pkt->becomes.dst = last->addr;
-	ctx->pkt->becomes.dst_port = last->port;
-	if (!(kp_member_flags(&ctx->pkt->becomes.dst, ctx->pkt->becomes.dst_port, frontend->service) & set))
+	pkt->becomes.dst = last->addr;
+	pkt->becomes.dst_port = last->port;
+	if (!(kp_member_flags(&pkt->becomes.dst, pkt->becomes.dst_port, frontend->service) & set))
 		return false;
 	kp_step(ctx, KP_STEP_AFFINITY);
 	return true;
@@ -86,14 +72,15 @@ KP_INLINE bool kp_backend_by_affinity(struct kp_context *ctx, const struct kp_fr
 
 KP_INLINE void kp_affinity_remember(struct kp_context *ctx, const struct kp_frontend *frontend)
 {
-	struct kp_affinity_key key = {.client = ctx->pkt->was.src, .service = frontend->service};
+	struct kp_packet *pkt = ctx->pkt;
+	struct kp_affinity_key key = {.client = pkt->was.src, .service = frontend->service};
 	struct kp_affinity now = {
 		.last_used_ns = kp_now_ns(ctx),
-		.addr = ctx->pkt->becomes.dst,
-		.port = ctx->pkt->becomes.dst_port,
+		.addr = pkt->becomes.dst,
+		.port = pkt->becomes.dst_port,
 	};
 
-	if (frontend->affinity_sec && !ctx->pkt->trace)
+	if (frontend->affinity_sec && !pkt->trace)
 		kp_update(MAP(kp_affinities), &key, &now, BPF_ANY);
 }
 
@@ -102,12 +89,13 @@ KP_INLINE void kp_affinity_remember(struct kp_context *ctx, const struct kp_fron
 /* Is the key of ctx->pkt->becomes free, or left over from this very connection? */
 KP_INLINE bool kp_record_is_free(struct kp_context *ctx, const struct kp_flow_key *key)
 {
+	struct kp_packet *pkt = ctx->pkt;
 	struct kp_flow *other = kp_lookup(MAP(kp_flows), key);
 
 	if (!other || !kp_flow_alive(ctx, other))
 		return true;
-	return other->flags & KP_FLOW_TRANSLATED && other->client_port == ctx->pkt->was.src_port &&
-	       other->nat_port == ctx->pkt->was.dst_port && kp_addr_equal(&other->nat_addr, &ctx->pkt->was.dst);
+	return other->flags & KP_FLOW_TRANSLATED && other->client_port == pkt->was.src_port &&
+	       other->nat_port == pkt->was.dst_port && kp_addr_equal(&other->nat_addr, &pkt->was.dst);
 }
 
 KP_INLINE __be16 kp_random_port(void)
@@ -115,43 +103,33 @@ KP_INLINE __be16 kp_random_port(void)
 	return kp_htons(KP_PORT_FIRST + ((u64)kp_random() * KP_PORT_COUNT >> 32));
 }
 
-/* Writes two records for the connection was -> becomes; `key` is the record's. */
+/* Writes both records of the connection was -> becomes; `key` is the record's, and
+ * `high` says where the client stands in it. */
 KP_INLINE int kp_remember_translated(struct kp_context *ctx, struct kp_flow_key *key, bool high,
 				     const struct kp_endpoint *target, u32 service, u8 diverted)
 {
-	u8 hairpin = kp_addr_equal(&ctx->pkt->becomes.src, &ctx->pkt->was.src) ? 0 : KP_FLOW_HAIRPIN;
-	struct kp_flow flow = {
-		.last_seen_ns = kp_now_ns(ctx),
-		.tick = ctx->tick,
-		.nat_addr = ctx->pkt->was.dst,
-		.nat_port = ctx->pkt->was.dst_port,
-		.client_port = ctx->pkt->was.src_port,
-		.state = kp_first_state(ctx),
-		.flags = KP_FLOW_TRANSLATED | hairpin | (high ? KP_FLOW_CLIENT_IS_HIGH : 0),
-		.client_ifindex = ctx->skb->ifindex,
-		.epoch = kp_epoch(ctx),
-		.service = service,
-		.created_sec = kp_now_ns(ctx) / KP_SEC_NS,
-	};
-	struct kp_endpoint *client = kp_pod(&ctx->pkt->was.src);
+	struct kp_packet *pkt = ctx->pkt;
+	struct kp_flow flow = kp_flow_fresh(ctx, high);
+	u8 both = KP_FLOW_TRANSLATED;
 
-	if (client)
-		kp_mac_copy(flow.client_mac, client->pod_mac);
-	if (target) {
-		flow.backend_ifindex = target->ifindex;
-		kp_mac_copy(flow.backend_mac, target->pod_mac);
-	}
+	if (!kp_addr_equal(&pkt->becomes.src, &pkt->was.src))
+		both |= KP_FLOW_HAIRPIN;
+	kp_flow_ends(&flow, ctx->skb->ifindex, kp_pod(&pkt->was.src), target);
+	flow.service = service;
+	flow.flags |= both;
+	flow.nat_addr = pkt->was.dst;
+	flow.nat_port = pkt->was.dst_port;
+	flow.client_port = pkt->was.src_port;
 	if (kp_flow_put(ctx, key, &flow) != KP_NEXT)
 		return KP_DROP_FLOW_TABLE;
 
-	high = kp_flow_key(key, &ctx->pkt->was.src, ctx->pkt->was.src_port, &ctx->pkt->was.dst, ctx->pkt->was.dst_port,
-			   ctx->pkt->proto);
+	high = kp_flow_key(key, &pkt->was.src, pkt->was.src_port, &pkt->was.dst, pkt->was.dst_port,
+			   pkt->proto);
 	key->diverted = diverted;
-	flow.nat_addr = ctx->pkt->becomes.dst;
-	flow.nat_port = ctx->pkt->becomes.dst_port;
-	flow.client_port = ctx->pkt->becomes.src_port;
-	flow.flags = KP_FLOW_ALIAS | KP_FLOW_TRANSLATED | hairpin |
-		     (high ? KP_FLOW_CLIENT_IS_HIGH : 0);
+	flow.flags = both | KP_FLOW_ALIAS | (high ? KP_FLOW_CLIENT_IS_HIGH : 0);
+	flow.nat_addr = pkt->becomes.dst;
+	flow.nat_port = pkt->becomes.dst_port;
+	flow.client_port = pkt->becomes.src_port;
 	return kp_flow_put(ctx, key, &flow);
 }
 
@@ -171,6 +149,7 @@ KP_INLINE int kp_nothing_to_choose(const struct kp_frontend *frontend)
 KP_INLINE int kp_choose(struct kp_context *ctx, const struct kp_frontend_key *where,
 			struct kp_flow_key *key, struct kp_endpoint **target)
 {
+	struct kp_packet *pkt = ctx->pkt;
 	struct kp_frontend *found = kp_lookup(MAP(kp_frontends), where);
 	struct kp_frontend frontend;
 	int verdict;
@@ -180,9 +159,9 @@ KP_INLINE int kp_choose(struct kp_context *ctx, const struct kp_frontend_key *wh
 		return KP_PASS_DIRECT;
 	kp_step(ctx, KP_STEP_SERVICE);
 	frontend = *found;
-	if (ctx->pkt->fragment == KP_FRAGMENT_LATER)
+	if (pkt->fragment == KP_FRAGMENT_LATER)
 		return KP_DROP_FRAGMENT_UNKNOWN;
-	if (ctx->pkt->proto == KP_PROTO_TCP && !kp_opens(ctx))
+	if (pkt->proto == KP_PROTO_TCP && !kp_opens(ctx))
 		return KP_DROP_NO_FLOW;
 	for (int try = 0; try < KP_TRIES; try++) {
 		verdict = kp_nothing_to_choose(&frontend);
@@ -196,15 +175,15 @@ KP_INLINE int kp_choose(struct kp_context *ctx, const struct kp_frontend_key *wh
 			frontend = *found;
 			continue;
 		}
-		ctx->pkt->becomes.src = ctx->pkt->was.src;
-		ctx->pkt->becomes.src_port = ctx->pkt->was.src_port;
-		*target = kp_pod(&ctx->pkt->becomes.dst);
+		pkt->becomes.src = pkt->was.src;
+		pkt->becomes.src_port = pkt->was.src_port;
+		*target = kp_pod(&pkt->becomes.dst);
 		if (*target && (*target)->ifindex == ctx->skb->ifindex)
-			ctx->pkt->becomes.src = ctx->pkt->ipv6 ? ctx->config->hairpin6 : ctx->config->hairpin4;
-		if (try >= KP_TRIES / 2 && ctx->pkt->proto != KP_PROTO_SCTP)
-			ctx->pkt->becomes.src_port = kp_random_port();
-		high = kp_flow_key(key, &ctx->pkt->becomes.src, ctx->pkt->becomes.src_port, &ctx->pkt->becomes.dst,
-				   ctx->pkt->becomes.dst_port, ctx->pkt->proto);
+			pkt->becomes.src = pkt->ipv6 ? ctx->config->hairpin6 : ctx->config->hairpin4;
+		if (try >= KP_TRIES / 2 && pkt->proto != KP_PROTO_SCTP)
+			pkt->becomes.src_port = kp_random_port();
+		high = kp_flow_key(key, &pkt->becomes.src, pkt->becomes.src_port, &pkt->becomes.dst,
+				   pkt->becomes.dst_port, pkt->proto);
 		if (kp_record_is_free(ctx, key)) {
 			kp_affinity_remember(ctx, &frontend);
 			return kp_remember_translated(ctx, key, high, *target, frontend.service, 0);
@@ -218,17 +197,18 @@ KP_INLINE int kp_choose(struct kp_context *ctx, const struct kp_frontend_key *wh
 KP_INLINE int kp_divert(struct kp_context *ctx, struct kp_flow_key *key,
 			struct kp_endpoint **target)
 {
+	struct kp_packet *pkt = ctx->pkt;
 	bool high;
 
-	*target = kp_pod(&ctx->pkt->was.dst);
+	*target = kp_pod(&pkt->was.dst);
 
-	ctx->pkt->becomes = ctx->pkt->was;
-	if (ctx->pkt->proto != KP_PROTO_TCP && ctx->pkt->proto != KP_PROTO_UDP)
+	pkt->becomes = pkt->was;
+	if (pkt->proto != KP_PROTO_TCP && pkt->proto != KP_PROTO_UDP)
 		return KP_DROP_NO_PORT;
 	for (int try = 0; try < KP_TRIES / 2; try++) {
-		ctx->pkt->becomes.src_port = kp_random_port();
-		high = kp_flow_key(key, &ctx->pkt->becomes.src, ctx->pkt->becomes.src_port, &ctx->pkt->becomes.dst,
-				   ctx->pkt->becomes.dst_port, ctx->pkt->proto);
+		pkt->becomes.src_port = kp_random_port();
+		high = kp_flow_key(key, &pkt->becomes.src, pkt->becomes.src_port, &pkt->becomes.dst,
+				   pkt->becomes.dst_port, pkt->proto);
 		if (kp_record_is_free(ctx, key))
 			return kp_remember_translated(ctx, key, high, *target, 0, 1);
 	}

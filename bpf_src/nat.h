@@ -41,15 +41,16 @@ KP_INLINE u16 kp_checksum_moved(u16 check, u32 diff)
 
 KP_INLINE int kp_rewrite_transport_checksum(struct kp_context *ctx, u32 addresses)
 {
-	u32 ports = (u16)~ctx->pkt->was.src_port + ctx->pkt->becomes.src_port +
-		    (u16)~ctx->pkt->was.dst_port + ctx->pkt->becomes.dst_port;
-	u32 offset = ctx->pkt->l4 + (ctx->pkt->proto == KP_PROTO_TCP ? 16 : 6);
-	u64 flags = ctx->pkt->proto == KP_PROTO_UDP ? BPF_F_MARK_MANGLED_0 : 0;
+	struct kp_packet *pkt = ctx->pkt;
+	u32 ports = (u16)~pkt->was.src_port + pkt->becomes.src_port +
+		    (u16)~pkt->was.dst_port + pkt->becomes.dst_port;
+	u32 offset = pkt->l4 + (pkt->proto == KP_PROTO_TCP ? 16 : 6);
+	u64 flags = pkt->proto == KP_PROTO_UDP ? BPF_F_MARK_MANGLED_0 : 0;
 
 	if (kp_l4_csum(ctx->skb, offset, 0, addresses, flags | BPF_F_PSEUDO_HDR))
 		return KP_DROP_REWRITE;
-	if ((ctx->pkt->was.src_port != ctx->pkt->becomes.src_port ||
-	     ctx->pkt->was.dst_port != ctx->pkt->becomes.dst_port) &&
+	if ((pkt->was.src_port != pkt->becomes.src_port ||
+	     pkt->was.dst_port != pkt->becomes.dst_port) &&
 	    kp_l4_csum(ctx->skb, offset, 0, ports, flags))
 		return KP_DROP_REWRITE;
 	return KP_NEXT;
@@ -57,20 +58,22 @@ KP_INLINE int kp_rewrite_transport_checksum(struct kp_context *ctx, u32 addresse
 
 KP_INLINE int kp_rewrite_addresses(struct kp_context *ctx, u32 diff)
 {
-	if (ctx->pkt->ipv6) {
+	struct kp_packet *pkt = ctx->pkt;
+
+	if (pkt->ipv6) {
 		struct kp_ip6hdr *ip = kp_bytes(ctx, KP_ETH_LEN, sizeof(*ip));
 
 		if (!ip)
 			return KP_DROP_REWRITE;
-		kp_addr_to_ipv6(ip->src, &ctx->pkt->becomes.src);
-		kp_addr_to_ipv6(ip->dst, &ctx->pkt->becomes.dst);
+		kp_addr_to_ipv6(ip->src, &pkt->becomes.src);
+		kp_addr_to_ipv6(ip->dst, &pkt->becomes.dst);
 	} else {
 		struct kp_iphdr *ip = kp_bytes(ctx, KP_ETH_LEN, sizeof(*ip));
 
 		if (!ip)
 			return KP_DROP_REWRITE;
-		ip->src = ctx->pkt->becomes.src.word32[3];
-		ip->dst = ctx->pkt->becomes.dst.word32[3];
+		ip->src = pkt->becomes.src.word32[3];
+		ip->dst = pkt->becomes.dst.word32[3];
 		ip->check = kp_checksum_moved(ip->check, diff);
 	}
 	return KP_NEXT;
@@ -79,35 +82,37 @@ KP_INLINE int kp_rewrite_addresses(struct kp_context *ctx, u32 diff)
 /* SCTP's checksum covers its ports with a CRC: they are never rewritten. */
 KP_INLINE int kp_rewrite_ports(struct kp_context *ctx)
 {
+	struct kp_packet *pkt = ctx->pkt;
 	__be16 *ports;
 
-	if (ctx->pkt->was.src_port == ctx->pkt->becomes.src_port && ctx->pkt->was.dst_port == ctx->pkt->becomes.dst_port)
+	if (pkt->was.src_port == pkt->becomes.src_port && pkt->was.dst_port == pkt->becomes.dst_port)
 		return KP_NEXT;
-	if (ctx->pkt->proto != KP_PROTO_TCP && ctx->pkt->proto != KP_PROTO_UDP)
+	if (pkt->proto != KP_PROTO_TCP && pkt->proto != KP_PROTO_UDP)
 		return KP_DROP_REWRITE;
-	ports = kp_bytes(ctx, ctx->pkt->l4, 4);
+	ports = kp_bytes(ctx, pkt->l4, 4);
 	if (!ports)
 		return KP_DROP_REWRITE;
-	ports[0] = ctx->pkt->becomes.src_port;
-	ports[1] = ctx->pkt->becomes.dst_port;
+	ports[0] = pkt->becomes.src_port;
+	ports[1] = pkt->becomes.dst_port;
 	return KP_NEXT;
 }
 
 KP_INLINE int kp_rewrite(struct kp_context *ctx)
 {
-	bool later = ctx->pkt->fragment == KP_FRAGMENT_LATER;
-	u32 diff = kp_fold32(kp_addr_diff(&ctx->pkt->was.src, &ctx->pkt->becomes.src, ctx->pkt->ipv6) +
-			     kp_addr_diff(&ctx->pkt->was.dst, &ctx->pkt->becomes.dst, ctx->pkt->ipv6));
+	struct kp_packet *pkt = ctx->pkt;
+	bool later = pkt->fragment == KP_FRAGMENT_LATER;
+	u32 diff = kp_fold32(kp_addr_diff(&pkt->was.src, &pkt->becomes.src, pkt->ipv6) +
+			     kp_addr_diff(&pkt->was.dst, &pkt->becomes.dst, pkt->ipv6));
 	int verdict;
 
-	if (!later && (ctx->pkt->proto == KP_PROTO_TCP || ctx->pkt->proto == KP_PROTO_UDP)) {
+	if (!later && (pkt->proto == KP_PROTO_TCP || pkt->proto == KP_PROTO_UDP)) {
 		verdict = kp_rewrite_transport_checksum(ctx, diff);
 		if (verdict != KP_NEXT)
 			return verdict;
 	}
 	/* A device's sum of the whole packet (CHECKSUM_COMPLETE) covers the addresses;
 	 * in IPv4 the header checksum makes up for them, IPv6 has none. */
-	if (ctx->pkt->ipv6)
+	if (pkt->ipv6)
 		kp_csum_update(ctx->skb, diff);
 	verdict = kp_rewrite_addresses(ctx, diff);
 	if (verdict != KP_NEXT)

@@ -41,45 +41,46 @@ KP_INLINE bool kp_icmp_is_echo(u8 proto, u8 type)
 /* Ports, TCP flags, ICMP identifier. A protocol without ports has zero in both. */
 KP_INLINE int kp_parse_l4(struct kp_context *ctx)
 {
+	struct kp_packet *pkt = ctx->pkt;
 	void *l4;
 
 	KP_FORGET();
-	if (ctx->pkt->fragment == KP_FRAGMENT_LATER)
+	if (pkt->fragment == KP_FRAGMENT_LATER)
 		return KP_NEXT;
-	if (unlikely(ctx->pkt->l4 > KP_LINEAR - sizeof(struct kp_tcphdr)))
-		kp_linear(ctx, ctx->pkt->l4 + sizeof(struct kp_tcphdr));
-	if (ctx->pkt->proto == KP_PROTO_TCP) {
-		struct kp_tcphdr *tcp = l4 = kp_bytes(ctx, ctx->pkt->l4, sizeof(*tcp));
+	if (unlikely(pkt->l4 > KP_LINEAR - sizeof(struct kp_tcphdr)))
+		kp_linear(ctx, pkt->l4 + sizeof(struct kp_tcphdr));
+	if (pkt->proto == KP_PROTO_TCP) {
+		struct kp_tcphdr *tcp = l4 = kp_bytes(ctx, pkt->l4, sizeof(*tcp));
 
 		if (!l4)
 			return KP_DROP_SHORT;
-		ctx->pkt->was.src_port = tcp->src;
-		ctx->pkt->was.dst_port = tcp->dst;
-		ctx->pkt->control = tcp->flags;
-	} else if (ctx->pkt->proto == KP_PROTO_UDP) {
-		struct kp_udphdr *udp = l4 = kp_bytes(ctx, ctx->pkt->l4, sizeof(*udp));
+		pkt->was.src_port = tcp->src;
+		pkt->was.dst_port = tcp->dst;
+		pkt->control = tcp->flags;
+	} else if (pkt->proto == KP_PROTO_UDP) {
+		struct kp_udphdr *udp = l4 = kp_bytes(ctx, pkt->l4, sizeof(*udp));
 
 		if (!l4)
 			return KP_DROP_SHORT;
-		ctx->pkt->was.src_port = udp->src;
-		ctx->pkt->was.dst_port = udp->dst;
-	} else if (ctx->pkt->proto == KP_PROTO_SCTP) {
+		pkt->was.src_port = udp->src;
+		pkt->was.dst_port = udp->dst;
+	} else if (pkt->proto == KP_PROTO_SCTP) {
 		/* Common header of 12 bytes, then the type of the first chunk. */
-		__be16 *ports = l4 = kp_bytes(ctx, ctx->pkt->l4, 16);
+		__be16 *ports = l4 = kp_bytes(ctx, pkt->l4, 16);
 
 		if (!l4)
 			return KP_DROP_SHORT;
-		ctx->pkt->was.src_port = ports[0];
-		ctx->pkt->was.dst_port = ports[1];
-		ctx->pkt->control = ((u8 *)l4)[12];
-	} else if (ctx->pkt->proto == KP_PROTO_ICMP || ctx->pkt->proto == KP_PROTO_ICMPV6) {
-		struct kp_icmphdr *icmp = l4 = kp_bytes(ctx, ctx->pkt->l4, sizeof(*icmp));
+		pkt->was.src_port = ports[0];
+		pkt->was.dst_port = ports[1];
+		pkt->control = ((u8 *)l4)[12];
+	} else if (pkt->proto == KP_PROTO_ICMP || pkt->proto == KP_PROTO_ICMPV6) {
+		struct kp_icmphdr *icmp = l4 = kp_bytes(ctx, pkt->l4, sizeof(*icmp));
 
 		if (!l4)
 			return KP_DROP_SHORT;
-		if (kp_icmp_is_echo(ctx->pkt->proto, icmp->type))
-			ctx->pkt->was.src_port = ctx->pkt->was.dst_port = icmp->id;
-		ctx->pkt->icmp_error = kp_icmp_is_error(ctx->pkt->proto, icmp->type);
+		if (kp_icmp_is_echo(pkt->proto, icmp->type))
+			pkt->was.src_port = pkt->was.dst_port = icmp->id;
+		pkt->icmp_error = kp_icmp_is_error(pkt->proto, icmp->type);
 	}
 	return KP_NEXT;
 }
@@ -87,6 +88,7 @@ KP_INLINE int kp_parse_l4(struct kp_context *ctx)
 /* RFC 791. Multicast, broadcast and DHCP's unspecified source stay with the host. */
 KP_INLINE int kp_parse_ipv4(struct kp_context *ctx)
 {
+	struct kp_packet *pkt = ctx->pkt;
 	struct kp_iphdr *ip = kp_bytes(ctx, KP_ETH_LEN, sizeof(*ip));
 	u32 header, total;
 
@@ -103,15 +105,15 @@ KP_INLINE int kp_parse_ipv4(struct kp_context *ctx)
 	if ((ip->dst & kp_htonl(0xf0000000)) == kp_htonl(0xe0000000) || ip->dst == 0xffffffff ||
 	    !ip->src)
 		return KP_PASS_NOT_OURS;
-	kp_addr_from_ipv4(&ctx->pkt->was.src, ip->src);
-	kp_addr_from_ipv4(&ctx->pkt->was.dst, ip->dst);
-	ctx->pkt->proto = ip->proto;
-	ctx->pkt->ttl = ip->ttl;
-	ctx->pkt->l4 = KP_ETH_LEN + header;
-	ctx->pkt->end = KP_ETH_LEN + total;
+	kp_addr_from_ipv4(&pkt->was.src, ip->src);
+	kp_addr_from_ipv4(&pkt->was.dst, ip->dst);
+	pkt->proto = ip->proto;
+	pkt->ttl = ip->ttl;
+	pkt->l4 = KP_ETH_LEN + header;
+	pkt->end = KP_ETH_LEN + total;
 	if (unlikely(ip->frag & kp_htons(0x3fff))) {
-		ctx->pkt->fragment = ip->frag & kp_htons(0x1fff) ? KP_FRAGMENT_LATER : KP_FRAGMENT_FIRST;
-		ctx->pkt->fragment_id = ip->id;
+		pkt->fragment = ip->frag & kp_htons(0x1fff) ? KP_FRAGMENT_LATER : KP_FRAGMENT_FIRST;
+		pkt->fragment_id = ip->id;
 	}
 	return KP_NEXT;
 }
@@ -126,30 +128,31 @@ KP_INLINE bool kp_is_extension(u8 proto)
  * come in as the first header behind the fixed one. */
 KP_INLINE int kp_parse_extensions(struct kp_context *ctx)
 {
-	u32 offset = ctx->pkt->l4;
+	struct kp_packet *pkt = ctx->pkt;
+	u32 offset = pkt->l4;
 
 	for (int i = 0; i <= KP_EXTENSION_HEADERS; i++) {
-		u8 proto = ctx->pkt->proto, next[8];
+		u8 proto = pkt->proto, next[8];
 
 		if (offset > KP_L4_MAX)
 			return KP_DROP_EXTENSION_HEADERS;
-		ctx->pkt->l4 = offset;
+		pkt->l4 = offset;
 		if (!kp_is_extension(proto))
 			return KP_NEXT;
 		if (kp_load(ctx->skb, offset, next, sizeof(next)))
 			return KP_DROP_SHORT;
-		ctx->pkt->proto = next[0];
+		pkt->proto = next[0];
 		if (proto == KP_PROTO_FRAGMENT) {
 			__be16 place = *(__be16 *)(next + 2);
 
-			ctx->pkt->fragment_id = *(u32 *)(next + 4);
+			pkt->fragment_id = *(u32 *)(next + 4);
 			if (place & kp_htons(0xfff8)) {
 				/* What follows is data, whatever next[0] calls it. */
-				ctx->pkt->fragment = KP_FRAGMENT_LATER;
+				pkt->fragment = KP_FRAGMENT_LATER;
 				return KP_NEXT;
 			}
 			if (place & kp_htons(1))
-				ctx->pkt->fragment = KP_FRAGMENT_FIRST;
+				pkt->fragment = KP_FRAGMENT_FIRST;
 			offset += 8;
 		} else {
 			offset += proto == KP_PROTO_AH ? (next[1] + 2) * 4 : (next[1] + 1) * 8;
@@ -161,6 +164,7 @@ KP_INLINE int kp_parse_extensions(struct kp_context *ctx)
 /* RFC 8200. Link-local and multicast traffic (neighbour discovery, MLD) stays with the host. */
 KP_INLINE int kp_parse_ipv6(struct kp_context *ctx)
 {
+	struct kp_packet *pkt = ctx->pkt;
 	struct kp_ip6hdr *ip = kp_bytes(ctx, KP_ETH_LEN, sizeof(*ip));
 
 	if (!ip)
@@ -174,24 +178,25 @@ KP_INLINE int kp_parse_ipv6(struct kp_context *ctx)
 	    (ip->src[0] & kp_htonl(0xffc00000)) == kp_htonl(0xfe800000) ||
 	    !(ip->src[0] | ip->src[1] | ip->src[2] | ip->src[3]))
 		return KP_PASS_NOT_OURS;
-	kp_addr_from_ipv6(&ctx->pkt->was.src, ip->src);
-	kp_addr_from_ipv6(&ctx->pkt->was.dst, ip->dst);
-	ctx->pkt->ipv6 = 1;
-	ctx->pkt->proto = ip->next;
-	ctx->pkt->ttl = ip->hop_limit;
-	ctx->pkt->l4 = KP_ETH_LEN + sizeof(*ip);
-	ctx->pkt->end = ip->payload_len ? ctx->pkt->l4 + kp_ntohs(ip->payload_len) : ctx->skb->len;
+	kp_addr_from_ipv6(&pkt->was.src, ip->src);
+	kp_addr_from_ipv6(&pkt->was.dst, ip->dst);
+	pkt->ipv6 = 1;
+	pkt->proto = ip->next;
+	pkt->ttl = ip->hop_limit;
+	pkt->l4 = KP_ETH_LEN + sizeof(*ip);
+	pkt->end = ip->payload_len ? pkt->l4 + kp_ntohs(ip->payload_len) : ctx->skb->len;
 	return kp_parse_extensions(ctx);
 }
 
 KP_INLINE int kp_parse(struct kp_context *ctx)
 {
+	struct kp_packet *pkt = ctx->pkt;
 	int verdict;
 
 	if (ctx->skb->vlan_present)
 		return KP_PASS_NOT_OURS;
 	kp_linear(ctx, KP_LINEAR);
-	ctx->pkt->was.src_port = ctx->pkt->was.dst_port = 0;
+	pkt->was.src_port = pkt->was.dst_port = 0;
 	if (ctx->skb->protocol == kp_htons(KP_ETH_P_IP))
 		verdict = kp_parse_ipv4(ctx);
 	else if (ctx->skb->protocol == kp_htons(KP_ETH_P_IPV6))
@@ -200,7 +205,7 @@ KP_INLINE int kp_parse(struct kp_context *ctx)
 		return KP_PASS_NOT_OURS;
 	if (verdict == KP_NEXT)
 		verdict = kp_parse_l4(ctx);
-	if (unlikely(!ctx->pkt->l4)) /* not even the addresses were there */
-		__builtin_memset(&ctx->pkt->was, 0, sizeof(ctx->pkt->was));
+	if (unlikely(!pkt->l4)) /* not even the addresses were there */
+		__builtin_memset(&pkt->was, 0, sizeof(pkt->was));
 	return verdict;
 }

@@ -37,8 +37,10 @@ KP_INLINE u32 kp_sum_address(const struct kp_addr *addr, bool ipv6)
 /* The pseudo header of a transport checksum: RFC 9293, 3.1; RFC 8200, 8.1. */
 KP_INLINE u64 kp_sum_pseudo(struct kp_context *ctx, u8 proto, u32 len)
 {
-	return (u64)kp_sum_address(&ctx->pkt->was.src, ctx->pkt->ipv6) +
-	       kp_sum_address(&ctx->pkt->was.dst, ctx->pkt->ipv6) + kp_htons(proto) + kp_htons(len);
+	struct kp_packet *pkt = ctx->pkt;
+
+	return (u64)kp_sum_address(&pkt->was.src, pkt->ipv6) +
+	       kp_sum_address(&pkt->was.dst, pkt->ipv6) + kp_htons(proto) + kp_htons(len);
 }
 
 KP_INLINE void kp_swap_macs(struct kp_ethhdr *eth)
@@ -56,28 +58,29 @@ KP_INLINE void kp_swap_macs(struct kp_ethhdr *eth)
  * IP header or headers: options and extensions stay. */
 KP_INLINE bool kp_turn_around(struct kp_context *ctx, u32 len)
 {
+	struct kp_packet *pkt = ctx->pkt;
 	struct kp_ethhdr *eth = kp_bytes(ctx, 0, KP_ETH_LEN + sizeof(struct kp_iphdr));
 
 	if (!eth)
 		return false;
 	kp_swap_macs(eth);
-	if (ctx->pkt->ipv6) {
+	if (pkt->ipv6) {
 		struct kp_ip6hdr *ip = kp_bytes(ctx, KP_ETH_LEN, sizeof(*ip));
 
 		if (!ip)
 			return false;
-		kp_addr_to_ipv6(ip->src, &ctx->pkt->was.dst);
-		kp_addr_to_ipv6(ip->dst, &ctx->pkt->was.src);
-		ip->payload_len = kp_htons(ctx->pkt->l4 - KP_ETH_LEN - sizeof(*ip) + len);
+		kp_addr_to_ipv6(ip->src, &pkt->was.dst);
+		kp_addr_to_ipv6(ip->dst, &pkt->was.src);
+		ip->payload_len = kp_htons(pkt->l4 - KP_ETH_LEN - sizeof(*ip) + len);
 		ip->hop_limit = KP_ANSWER_TTL;
 	} else {
 		struct kp_iphdr *ip = (void *)(eth + 1);
-		__be16 total = kp_htons(ctx->pkt->l4 - KP_ETH_LEN + len);
+		__be16 total = kp_htons(pkt->l4 - KP_ETH_LEN + len);
 		u32 diff = (u16)~ip->total_len + total + (u16)~ip->frag + kp_htons(0x4000) +
 			   (u16)~kp_htons(ip->ttl << 8) + kp_htons(KP_ANSWER_TTL << 8);
 
-		ip->src = ctx->pkt->was.dst.word32[3];
-		ip->dst = ctx->pkt->was.src.word32[3];
+		ip->src = pkt->was.dst.word32[3];
+		ip->dst = pkt->was.src.word32[3];
 		ip->total_len = total;
 		ip->frag = kp_htons(0x4000); /* do not fragment */
 		ip->ttl = KP_ANSWER_TTL;
@@ -95,8 +98,9 @@ KP_INLINE u32 kp_segment_len(struct kp_context *ctx, const struct kp_tcphdr *tcp
 
 KP_INLINE bool kp_reset(struct kp_context *ctx)
 {
-	struct kp_tcphdr *tcp = kp_bytes(ctx, ctx->pkt->l4, sizeof(*tcp));
-	struct kp_tcphdr reset = {.src = ctx->pkt->was.dst_port, .dst = ctx->pkt->was.src_port, .offset = 5 << 4};
+	struct kp_packet *pkt = ctx->pkt;
+	struct kp_tcphdr *tcp = kp_bytes(ctx, pkt->l4, sizeof(*tcp));
+	struct kp_tcphdr reset = {.src = pkt->was.dst_port, .dst = pkt->was.src_port, .offset = 5 << 4};
 	u32 *word = (u32 *)&reset;
 	u64 sum = kp_sum_pseudo(ctx, KP_PROTO_TCP, sizeof(reset));
 
@@ -113,10 +117,10 @@ KP_INLINE bool kp_reset(struct kp_context *ctx)
 		sum += word[i];
 	reset.check = ~kp_fold16(kp_fold32(sum));
 
-	if (kp_change_tail(ctx->skb, ctx->pkt->l4 + sizeof(reset), 0) ||
+	if (kp_change_tail(ctx->skb, pkt->l4 + sizeof(reset), 0) ||
 	    !kp_turn_around(ctx, sizeof(reset)))
 		return false;
-	tcp = kp_bytes(ctx, ctx->pkt->l4, sizeof(*tcp));
+	tcp = kp_bytes(ctx, pkt->l4, sizeof(*tcp));
 	if (!tcp)
 		return false;
 	*tcp = reset;
@@ -219,15 +223,16 @@ KP_INLINE bool kp_unreachable(struct kp_context *ctx)
 /* Returns the verdict under which the packet is counted. A reset is never answered. */
 KP_INLINE int kp_refuse(struct kp_context *ctx, int verdict)
 {
-	bool tcp = ctx->pkt->proto == KP_PROTO_TCP;
+	struct kp_packet *pkt = ctx->pkt;
+	bool tcp = pkt->proto == KP_PROTO_TCP;
 
-	if (tcp && ctx->pkt->control & KP_TCP_RST)
+	if (tcp && pkt->control & KP_TCP_RST)
 		return verdict;
 	if (!kp_may_refuse(ctx))
 		return KP_DROP_REFUSAL_RATE;
 	if (!(tcp ? kp_reset(ctx) : kp_unreachable(ctx)))
 		return KP_DROP_REWRITE;
-	ctx->pkt->ifindex = ctx->skb->ifindex;
+	pkt->ifindex = ctx->skb->ifindex;
 	kp_step(ctx, KP_STEP_REFUSED);
 	return verdict;
 }

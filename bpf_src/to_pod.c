@@ -11,16 +11,9 @@
 
 KP_INLINE int kp_to_pod_new(struct kp_context *ctx, struct kp_flow_key *key, bool high)
 {
-	struct kp_flow flow = {
-		.last_seen_ns = kp_now_ns(ctx),
-		.tick = ctx->tick,
-		.state = kp_first_state(ctx),
-		.flags = high ? KP_FLOW_CLIENT_IS_HIGH : 0,
-		.backend_ifindex = ctx->skb->ifindex,
-		.epoch = kp_epoch(ctx),
-		.created_sec = kp_now_ns(ctx) / KP_SEC_NS,
-	};
+	struct kp_flow flow = kp_flow_fresh(ctx, high);
 
+	flow.backend_ifindex = ctx->skb->ifindex;
 	if (kp_flow_put(ctx, key, &flow) != KP_NEXT)
 		return KP_DROP_FLOW_TABLE;
 	return KP_PASS_DIRECT;

@@ -20,11 +20,12 @@ KP_INLINE void kp_count(struct kp_context *ctx, int verdict)
 
 KP_INLINE void kp_remember_drop(struct kp_context *ctx, int verdict)
 {
+	struct kp_packet *pkt = ctx->pkt;
 	struct kp_dropped_key key = {
-		.src = ctx->pkt->was.src,
-		.dst = ctx->pkt->was.dst,
-		.dst_port = ctx->pkt->was.dst_port,
-		.proto = ctx->pkt->proto,
+		.src = pkt->was.src,
+		.dst = pkt->was.dst,
+		.dst_port = pkt->was.dst_port,
+		.proto = pkt->proto,
 		.hook = ctx->hook,
 		.verdict = verdict,
 	};
@@ -48,15 +49,17 @@ KP_INLINE void kp_remember_drop(struct kp_context *ctx, int verdict)
 /* A refused packet was turned into its answer and goes back by ctx->pkt->ifindex. */
 KP_INLINE int kp_end(struct kp_context *ctx, int verdict)
 {
-	if (unlikely(ctx->pkt->trace)) {
+	struct kp_packet *pkt = ctx->pkt;
+
+	if (unlikely(pkt->trace)) {
 		*(volatile u32 *)&ctx->skb->cb[0] = verdict;
-		*(volatile u32 *)&ctx->skb->cb[1] = ctx->pkt->steps;
+		*(volatile u32 *)&ctx->skb->cb[1] = pkt->steps;
 	} else {
 		kp_count(ctx, verdict);
 		if (verdict >= KP_DROP_SHORT)
 			kp_remember_drop(ctx, verdict);
 	}
-	if (ctx->pkt->ifindex)
-		return kp_redirect_peer(ctx->pkt->ifindex, 0);
+	if (pkt->ifindex)
+		return kp_redirect_peer(pkt->ifindex, 0);
 	return verdict >= KP_DROP_SHORT ? KP_ACT_DROP : KP_ACT_PASS;
 }

@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* The pods of this node: who has which address, behind which interface. */
+#pragma once
+#include "flow.h"
+
+KP_INLINE struct kp_endpoint *kp_pod(const struct kp_addr *addr)
+{
+	return kp_lookup(MAP(kp_endpoints), addr);
+}
+
+/* A pod may only speak with addresses of its own. */
+KP_INLINE bool kp_source_is_own(struct kp_context *ctx)
+{
+	struct kp_endpoint *pod = kp_pod(&ctx->pkt->was.src);
+
+	kp_step(ctx, KP_STEP_SOURCE_CHECKED);
+	return pod && pod->ifindex == ctx->skb->ifindex;
+}
+
+/* Where a flow's packets are handed over: the client is the pod behind `ifindex`, the
+ * other end a pod of this node or NULL. */
+KP_INLINE void kp_flow_ends(struct kp_flow *flow, u32 ifindex, const struct kp_endpoint *client,
+			    const struct kp_endpoint *backend)
+{
+	flow->client_ifindex = ifindex;
+	if (client)
+		kp_mac_copy(flow->client_mac, client->pod_mac);
+	if (backend) {
+		flow->backend_ifindex = backend->ifindex;
+		kp_mac_copy(flow->backend_mac, backend->pod_mac);
+	}
+}
