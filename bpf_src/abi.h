@@ -265,7 +265,7 @@ struct kp_name {
 
 /* ---- counters and the memory of what was dropped --------------------------- */
 
-#define KP_VERDICTS 128 /* kp_counters has one slot for every hook and verdict: hook * 128 + verdict */
+#define KP_VERDICTS 128 /* kp_counters has a slot for each hook and verdict: hook * 128 + verdict */
 
 struct kp_counter {
 	u64 packets;

@@ -34,7 +34,7 @@ KP_INLINE int kp_new_direct(struct kp_context *ctx, struct kp_flow_key *key)
 /* Both records are written, ctx->pkt->becomes is decided: on the way. */
 KP_INLINE int kp_new_translated(struct kp_context *ctx, const struct kp_endpoint *target)
 {
-	ctx->pkt->rewrite = 1;
+	kp_to_rewrite(ctx, KP_STEP_DESTINATION_REWRITTEN);
 	if (target && target->ifindex == ctx->skb->ifindex)
 		kp_forward_hairpin(ctx, target->pod_mac);
 	else if (target)
@@ -121,7 +121,7 @@ KP_INLINE int kp_to_backend(struct kp_context *ctx, const struct kp_flow *flow)
 	pkt->becomes.src_port = flow->client_port;
 	pkt->becomes.dst = flow->nat_addr;
 	pkt->becomes.dst_port = flow->nat_port;
-	pkt->rewrite = 1;
+	kp_to_rewrite(ctx, KP_STEP_DESTINATION_REWRITTEN);
 	if (hairpin) {
 		pkt->becomes.src = pkt->ipv6 ? ctx->config->hairpin6 : ctx->config->hairpin4;
 		kp_forward_hairpin(ctx, flow->client_mac);
@@ -147,7 +147,7 @@ KP_INLINE int kp_to_client(struct kp_context *ctx, const struct kp_flow *flow)
 	pkt->becomes.src_port = flow->nat_port;
 	pkt->becomes.dst = hairpin ? pkt->was.src : pkt->was.dst;
 	pkt->becomes.dst_port = flow->client_port;
-	pkt->rewrite = 1;
+	kp_to_rewrite(ctx, KP_STEP_SOURCE_REWRITTEN);
 	return KP_PASS_REPLY;
 }
 
@@ -184,34 +184,43 @@ KP_INLINE int kp_known(struct kp_context *ctx, struct kp_flow *flow, bool from_c
 
 /* ---- either ------------------------------------------------------------------ */
 
+/* Could an unknown packet belong to a diverted connection that has outlived the one in
+ * whose way it was? None that opens a connection. */
+KP_INLINE bool kp_may_be_diverted(struct kp_context *ctx)
+{
+	return ctx->pkt->proto == KP_PROTO_UDP ||
+	       (ctx->pkt->proto == KP_PROTO_TCP && !kp_opens(ctx));
+}
+
 KP_INLINE int kp_from_pod(struct kp_context *ctx)
 {
 	struct kp_packet *pkt = ctx->pkt;
 	struct kp_endpoint *target;
 	struct kp_flow_key key;
 	struct kp_flow *flow;
-	bool high, from_client;
+	bool high, from_client, in_the_way;
 	int verdict;
 
 	high = kp_flow_key(&key, &pkt->was.src, pkt->was.src_port, &pkt->was.dst,
 			   pkt->was.dst_port, pkt->proto);
 	flow = kp_flow_find(ctx, &key);
-	if (!flow)
-		return kp_new(ctx, &key);
-	from_client = kp_from_client(flow, high);
-	if (unlikely(from_client && kp_is_translated_record(flow))) {
+	from_client = flow && kp_from_client(flow, high);
+	in_the_way = from_client && kp_is_translated_record(flow);
+	if (unlikely(in_the_way || (!flow && kp_may_be_diverted(ctx)))) {
 		/* Straight to a backend, with the ports of a connection through a Service. */
 		key.diverted = 1;
 		flow = kp_flow_find(ctx, &key);
-		if (!flow) {
+		from_client = flow && kp_from_client(flow, high);
+		if (!from_client)
+			flow = NULL;
+		if (!flow && in_the_way) {
 			if (!kp_source_is_own(ctx))
 				return KP_DROP_SPOOFED_SOURCE;
 			verdict = kp_divert(ctx, &key, &target);
 			return verdict == KP_NEXT ? kp_new_translated(ctx, target) : verdict;
 		}
-		from_client = kp_from_client(flow, high);
 	}
-	verdict = kp_known(ctx, flow, from_client, &key);
+	verdict = flow ? kp_known(ctx, flow, from_client, &key) : KP_AFRESH;
 	return verdict == KP_AFRESH ? kp_new(ctx, &key) : verdict;
 }
 

@@ -130,7 +130,6 @@ static void *(*const kp_slot)(void *map, const void *index) =
 	(void *)BPF_FUNC_map_lookup_elem;
 static long (*const kp_update)(void *map, const void *key, const void *value, u64 flags) =
 	(void *)BPF_FUNC_map_update_elem;
-static long (*const kp_delete)(void *map, const void *key) = (void *)BPF_FUNC_map_delete_elem;
 static u64 (*const kp_jiffies)(void) = (void *)BPF_FUNC_jiffies64;
 static u64 (*const kp_clock_ns)(void) = (void *)BPF_FUNC_ktime_get_coarse_ns;
 static u32 (*const kp_random)(void) = (void *)BPF_FUNC_get_prandom_u32;

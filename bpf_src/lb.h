@@ -98,9 +98,12 @@ KP_INLINE bool kp_record_is_free(struct kp_context *ctx, const struct kp_flow_ke
 	       other->nat_port == pkt->was.dst_port && kp_addr_equal(&other->nat_addr, &pkt->was.dst);
 }
 
-KP_INLINE __be16 kp_random_port(void)
+KP_INLINE void kp_other_port(struct kp_context *ctx)
 {
-	return kp_htons(KP_PORT_FIRST + ((u64)kp_random() * KP_PORT_COUNT >> 32));
+	u32 port = KP_PORT_FIRST + ((u64)kp_random() * KP_PORT_COUNT >> 32);
+
+	ctx->pkt->becomes.src_port = kp_htons(port);
+	kp_step(ctx, KP_STEP_SOURCE_PORT);
 }
 
 /* Writes both records of the connection was -> becomes; `key` is the record's, and
@@ -181,7 +184,7 @@ KP_INLINE int kp_choose(struct kp_context *ctx, const struct kp_frontend_key *wh
 		if (*target && (*target)->ifindex == ctx->skb->ifindex)
 			pkt->becomes.src = pkt->ipv6 ? ctx->config->hairpin6 : ctx->config->hairpin4;
 		if (try >= KP_TRIES / 2 && pkt->proto != KP_PROTO_SCTP)
-			pkt->becomes.src_port = kp_random_port();
+			kp_other_port(ctx);
 		high = kp_flow_key(key, &pkt->becomes.src, pkt->becomes.src_port, &pkt->becomes.dst,
 				   pkt->becomes.dst_port, pkt->proto);
 		if (kp_record_is_free(ctx, key)) {
@@ -206,7 +209,7 @@ KP_INLINE int kp_divert(struct kp_context *ctx, struct kp_flow_key *key,
 	if (pkt->proto != KP_PROTO_TCP && pkt->proto != KP_PROTO_UDP)
 		return KP_DROP_NO_PORT;
 	for (int try = 0; try < KP_TRIES / 2; try++) {
-		pkt->becomes.src_port = kp_random_port();
+		kp_other_port(ctx);
 		high = kp_flow_key(key, &pkt->becomes.src, pkt->becomes.src_port, &pkt->becomes.dst,
 				   pkt->becomes.dst_port, pkt->proto);
 		if (kp_record_is_free(ctx, key))

@@ -86,6 +86,13 @@ KP_INLINE void kp_step(struct kp_context *ctx, u32 step)
 	ctx->pkt->steps |= 1u << step;
 }
 
+/* pkt->becomes is decided: the packet is to be rewritten. */
+KP_INLINE void kp_to_rewrite(struct kp_context *ctx, u32 step)
+{
+	ctx->pkt->rewrite = 1;
+	kp_step(ctx, step);
+}
+
 /* Link-layer addresses stand at even places everywhere; said so, they are copied in
  * three moves instead of six. */
 struct kp_mac {

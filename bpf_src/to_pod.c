@@ -38,7 +38,7 @@ KP_INLINE int kp_to_pod(struct kp_context *ctx)
 		pkt->becomes.src_port = flow->nat_port;
 		pkt->becomes.dst = pkt->was.dst;
 		pkt->becomes.dst_port = flow->client_port;
-		pkt->rewrite = 1;
+		kp_to_rewrite(ctx, KP_STEP_SOURCE_REWRITTEN);
 		verdict = KP_PASS_REPLY;
 	}
 	kp_flow_seen(ctx, flow, from_client, &key);

@@ -46,12 +46,28 @@ KP_INLINE void kp_remember_drop(struct kp_context *ctx, int verdict)
 	}
 }
 
+/* What was rewritten, for a trace to tell: nobody else asks. */
+KP_INLINE void kp_note_rewriting(struct kp_context *ctx, int verdict)
+{
+	struct kp_packet *pkt = ctx->pkt;
+
+	if (!pkt->rewrite || verdict >= KP_DROP_SHORT)
+		return;
+	if (!kp_addr_equal(&pkt->was.dst, &pkt->becomes.dst))
+		kp_step(ctx, KP_STEP_DESTINATION_REWRITTEN);
+	if (!kp_addr_equal(&pkt->was.src, &pkt->becomes.src))
+		kp_step(ctx, KP_STEP_SOURCE_REWRITTEN);
+	if (verdict == KP_PASS_TO_BACKEND && pkt->was.src_port != pkt->becomes.src_port)
+		kp_step(ctx, KP_STEP_SOURCE_PORT);
+}
+
 /* A refused packet was turned into its answer and goes back by ctx->pkt->ifindex. */
 KP_INLINE int kp_end(struct kp_context *ctx, int verdict)
 {
 	struct kp_packet *pkt = ctx->pkt;
 
 	if (unlikely(pkt->trace)) {
+		kp_note_rewriting(ctx, verdict);
 		*(volatile u32 *)&ctx->skb->cb[0] = verdict;
 		*(volatile u32 *)&ctx->skb->cb[1] = pkt->steps;
 	} else {
