@@ -19,7 +19,6 @@ import os
 import random
 import shutil
 import statistics
-import struct
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
@@ -27,6 +26,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from bench.journeys import (
+    CLIENT,
+    LOCAL,
+    LOOPBACK,
+    MAC,
+    OTHER_POD,
+    REMOTE,
+    SERVICE,
+    Journey,
+    flow_key,
+    journeys,
+    packet,
+    records,
+)
 from bpf_src import SOURCE
 from kpbpf import address
 from kpbpf.datapath import frame, programs
@@ -37,37 +50,12 @@ from maps.table import Tables, open_tables
 
 FLOOR = Path(__file__).parent / "floor"
 CONTEXT = bytes(192)
-LOOPBACK = 1
-"""Interface of the client pod: a test-run without a device is on loopback."""
-
-OTHER_POD = 4242
-MAC = b"\2\0\0\0\0\1"
 REPEAT = 200
 MAPS_LINE = '#include "maps.h"\n'
 """Behind it in packet.h, everything that lookups.h needs is known."""
 
-SYN, ACK = 0x02, 0x10
-KEY_AT = 80
-"""Where in the frame the floor's lookup finds its key."""
-
 GOAL_NS = 60
 """A known flow costs at most floor + one cold lookup + this (DESIGN 5)."""
-
-CLIENT = {4: "10.1.0.1", 6: "fd00:1::1"}
-LOCAL = {4: "10.1.0.2", 6: "fd00:1::2"}
-REMOTE = {4: "10.2.0.1", 6: "fd00:2::1"}
-SERVICE = {4: "10.96.0.1", 6: "fd00:96::1"}
-
-
-class Journey(NamedTuple):
-    """One packet's way: `known` says whether its flow is in the table already."""
-
-    name: str
-    program: str
-    source: str
-    target: str
-    port: int
-    known: bool = True
 
 
 class Row(NamedTuple):
@@ -78,105 +66,6 @@ class Row(NamedTuple):
     lookups: int
     hot_ns: float
     cold_ns: float | None
-
-
-def journeys(family: int) -> list[Journey]:
-    """The journeys of one address family, in the order in which they are shown."""
-    client, local, remote = CLIENT[family], LOCAL[family], REMOTE[family]
-    return [
-        Journey("no service, new", "from_pod", client, remote, 80, known=False),
-        Journey("no service, known, by the stack", "from_pod", client, remote, 80),
-        Journey("no service, known, to a local pod", "from_pod", client, local, 80),
-        Journey("service, new", "from_pod", client, SERVICE[family], 80, known=False),
-        Journey("service, known, to a remote pod", "from_pod", client, SERVICE[family], 80),
-        Journey("service, known, to a local pod", "from_pod", client, SERVICE[family], 81),
-        Journey("reply, known, by the stack", "to_pod", remote, client, 8080),
-        Journey("reply, known, from a local pod", "from_pod", client, local, 8080),
-    ]
-
-
-# ---- packets and records ------------------------------------------------------------------
-
-
-def flow_key(source: str, source_port: int, target: str, port: int) -> tuple[abi.FlowKey, bool]:
-    """Key of a TCP connection, and whether its source is the second address: as in flow.h."""
-    ends = [(address.from_text(source), source_port), (address.from_text(target), port)]
-
-    def words(end: tuple[bytes, int]) -> tuple[int, int, int]:
-        first, second = struct.unpack("=QQ", end[0])
-        return second, first, int.from_bytes(end[1].to_bytes(2, "big"), "little")
-
-    low, high = sorted(ends, key=words)
-    return abi.FlowKey(low[0], high[0], low[1], high[1], frame.TCP, 0), ends[0] == high
-
-
-def packet(journey: Journey, client_port: int, opens: bool) -> bytes:
-    """A TCP segment of the journey, with its flow key at KEY_AT, ready for the floor's lookup."""
-    ports = client_port, journey.port
-    if journey.name.startswith("reply"):
-        ports = journey.port, client_port
-    ends = address.from_text(journey.source), address.from_text(journey.target)
-    data = bytearray(frame.build(frame.Packet(*ends, frame.TCP, *ports, ttl=255), MAC, MAC))
-    data[(34 if address.is_ipv4(ends[0]) else 54) + 13] = SYN if opens else ACK
-    key, _ = flow_key(journey.source, ports[0], journey.target, ports[1])
-    data += bytes(KEY_AT - len(data)) + key.pack()
-    at, length = (16, len(data) - 14) if address.is_ipv4(ends[0]) else (18, len(data) - 54)
-    data[at : at + 2] = length.to_bytes(2, "big")
-    return bytes(data)
-
-
-def records(
-    journey: Journey, client_port: int, tick: int, still: bool
-) -> list[tuple[abi.FlowKey, abi.Flow]]:
-    """The flow records under which the journey's packet is a known one.
-
-    `still`: rewriting changes nothing, so that the same packet may come again.
-    """
-    plain = abi.Flow(
-        last_seen_ns=time.monotonic_ns(),
-        nat_addr=address.ZERO,
-        nat_port=0,
-        client_port=0,
-        state=abi.State.TCP_ESTABLISHED,
-        flags=0,
-        tick=tick,
-        client_ifindex=LOOPBACK,
-        backend_ifindex=OTHER_POD if "local pod" in journey.name else 0,
-        client_mac=MAC,
-        backend_mac=MAC,
-        epoch=1,
-        service=1,
-        created_sec=0,
-    )
-    if journey.name.startswith("reply"):
-        record = plain._replace(
-            flags=abi.FlowFlag.TRANSLATED,
-            nat_addr=address.from_text(journey.source if still else SERVICE[4]),
-            nat_port=journey.port if still else 80,
-            client_port=client_port,
-            client_ifindex=OTHER_POD if "local pod" in journey.name else LOOPBACK,
-            backend_ifindex=LOOPBACK if "local pod" in journey.name else 0,
-        )
-        return [directed(journey.target, client_port, journey.source, journey.port, record)]
-    if not journey.name.startswith("service"):
-        return [directed(journey.source, client_port, journey.target, journey.port, plain)]
-    backend = journey.target if still else REMOTE[6 if ":" in journey.target else 4]
-    alias = plain._replace(
-        flags=abi.FlowFlag.ALIAS | abi.FlowFlag.TRANSLATED,
-        nat_addr=address.from_text(backend),
-        nat_port=journey.port,
-        client_port=client_port,
-    )
-    return [directed(journey.source, client_port, journey.target, journey.port, alias)]
-
-
-def directed(
-    client: str, client_port: int, far: str, port: int, flow: abi.Flow
-) -> tuple[abi.FlowKey, abi.Flow]:
-    """Key of a record, and the record knowing which end of it is the client."""
-    key, high = flow_key(client, client_port, far, port)
-    flags = flow.flags | (abi.FlowFlag.CLIENT_IS_HIGH if high else 0)
-    return key, flow._replace(flags=flags)
 
 
 # ---- the node under test ------------------------------------------------------------------
@@ -354,7 +243,9 @@ def measure(services: list[int], family: int, flows: int, rounds: int) -> list[R
                 count = counted[journey.name]
                 rows.append(Row(journey.name, number, count, warm, chill[0] if chill else None))
             medians = [statistics.median(column) for column in zip(*floor, strict=True)]
-            rows.insert(len(rows) - len(journeys(family)), Row("floor: one lookup", number, 1, *medians))
+            rows.insert(
+                len(rows) - len(journeys(family)), Row("floor: one lookup", number, 1, *medians)
+            )
     return rows
 
 
@@ -382,8 +273,8 @@ def table(rows: list[Row]) -> str:
     hot_over = max(row.hot_ns - floors[row.services].hot_ns for row in known)
     cold_over = max((row.cold_ns or 0) - (floors[row.services].cold_ns or 0) for row in known)
     lines.append(
-        f"All above an empty program. The dearest known flow costs one lookup + {hot_over:.0f} ns hot,"
-        f" + {cold_over:.0f} ns cold; the goal is + {GOAL_NS} ns."
+        f"All above an empty program. The dearest known flow costs one lookup + {hot_over:.0f} ns"
+        f" hot, + {cold_over:.0f} ns cold; the goal is + {GOAL_NS} ns."
     )
     return "\n".join(lines)
 

@@ -3,7 +3,7 @@
  * key that lies ready in the frame, and nothing else. */
 #include "kernel.h"
 
-__attribute__((section("tc"), used)) int from_pod(struct __sk_buff *skb)
+KP_PROGRAM(from_pod) int from_pod(struct __sk_buff *skb)
 {
 	u64 key[5];
 

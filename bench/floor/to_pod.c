@@ -2,7 +2,7 @@
 /* A program that does nothing but load those 40 bytes: what a test-run itself costs. */
 #include "kernel.h"
 
-__attribute__((section("tc"), used)) int to_pod(struct __sk_buff *skb)
+KP_PROGRAM(to_pod) int to_pod(struct __sk_buff *skb)
 {
 	u64 key[5];
 
