@@ -260,7 +260,7 @@ struct kp_name_key {
 };
 
 struct kp_name {
-	u8 text[184]; /* UTF-8, zero padded */
+	u8 text[200]; /* UTF-8, zero padded: two names of 63 bytes, a port's, a family */
 };
 
 /* ---- counters and the memory of what was dropped --------------------------- */

@@ -115,7 +115,7 @@ KP_SIZE(kp_name_key, 8);
 KP_AT(kp_name_key, kind, 0);
 KP_AT(kp_name_key, id, 4);
 
-KP_SIZE(kp_name, 184);
+KP_SIZE(kp_name, 200);
 KP_AT(kp_name, text, 0);
 
 KP_SIZE(kp_counter, 16);

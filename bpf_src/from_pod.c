@@ -242,7 +242,7 @@ KP_INLINE int kp_carry_out(struct kp_context *ctx)
 	return problem;
 }
 
-KP_PROGRAM("tc") int from_pod(struct __sk_buff *skb)
+KP_PROGRAM(from_pod) int from_pod(struct __sk_buff *skb)
 {
 	struct kp_context ctx = {.skb = skb, .hook = KP_HOOK_FROM_POD};
 	int verdict;

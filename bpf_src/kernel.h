@@ -9,9 +9,11 @@
 #pragma once
 
 #ifdef KP_BCC
+#define KP_SECTION ".bpf.fn."
 #define MAP(name) ((void *)bpf_pseudo_fd(1, name##_FD))
 #define KP_MAP(name, kind, key, value, entries, flags)
 #else
+#define KP_SECTION "tc/"
 #include <linux/bpf.h>
 #include <linux/types.h>
 typedef __u8 u8;
@@ -31,7 +33,8 @@ char _license[] __attribute__((section("license"), used)) = "GPL";
 #undef __always_inline
 #define __always_inline inline __attribute__((always_inline))
 #define KP_INLINE static __always_inline
-#define KP_PROGRAM(hook) __attribute__((section(hook), used))
+/* Begins a program; bcc finds it, and the verifier its source lines, by this section. */
+#define KP_PROGRAM(name) __attribute__((section(KP_SECTION #name), used))
 #define unlikely(x) __builtin_expect(!!(x), 0)
 #define likely(x) __builtin_expect(!!(x), 1)
 

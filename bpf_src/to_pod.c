@@ -45,7 +45,7 @@ KP_INLINE int kp_to_pod(struct kp_context *ctx)
 	return verdict;
 }
 
-KP_PROGRAM("tc") int to_pod(struct __sk_buff *skb)
+KP_PROGRAM(to_pod) int to_pod(struct __sk_buff *skb)
 {
 	struct kp_context ctx = {.skb = skb, .hook = KP_HOOK_TO_POD};
 	int verdict, problem = KP_NEXT;

@@ -1,0 +1,350 @@
+"""bpf(2): the system call, typed, and nothing on top of it. The only place that calls it.
+
+Raw bytes in, raw bytes out; what they mean is `maps.abi`'s business. Failures are OSError with
+the kernel's errno. File descriptors are closed by whoever asked for them. Layouts of the
+arguments are those of `union bpf_attr` and the `bpf_*_info` structs in linux/bpf.h.
+"""
+
+import ctypes
+import errno
+import os
+import struct
+from collections.abc import Iterator
+from functools import cache
+from typing import NamedTuple
+
+_NUMBERS = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "ppc64le": 361, "s390x": 351}
+_NUMBER = _NUMBERS.get(os.uname().machine, 280)
+
+(_MAP_CREATE, _MAP_LOOKUP, _MAP_UPDATE, _MAP_DELETE, _MAP_GET_NEXT_KEY) = range(5)
+(_OBJ_PIN, _OBJ_GET) = (6, 7)
+(_PROG_TEST_RUN, _OBJ_GET_INFO_BY_FD, _PROG_QUERY) = (10, 15, 16)
+(_MAP_LOOKUP_BATCH, _MAP_UPDATE_BATCH, _MAP_DELETE_BATCH) = (24, 26, 27)
+(_LINK_CREATE, _LINK_UPDATE, _LINK_DETACH) = (28, 29, 34)
+
+ANY = 0
+NOEXIST = 1
+TCX_INGRESS = 46
+TCX_EGRESS = 47
+F_BEFORE = 1 << 3
+"""With no relative program: at the head of the list."""
+
+LINK_TYPE_TCX = 11
+ENOTSUPP = 524
+"""The kernel's own errno, which Python does not know: not supported for this map kind."""
+
+_BPFFS_MAGIC = 0xCAFE4A11
+_CHUNK = 4096
+
+Buffer = bytes | bytearray | memoryview
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_syscall = _libc.syscall
+_syscall.restype = ctypes.c_long
+_syscall.argtypes = (ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_uint)
+
+
+class MapInfo(NamedTuple):
+    """struct bpf_map_info, its first fields."""
+
+    kind: int
+    id: int
+    key_size: int
+    value_size: int
+    entries: int
+    flags: int
+    name: str
+
+
+class ProgramInfo(NamedTuple):
+    """struct bpf_prog_info; sizes in bytes. verified_insns is 0 before Linux 5.16."""
+
+    kind: int
+    id: int
+    tag: str
+    name: str
+    jited_size: int
+    xlated_size: int
+    verified_insns: int
+    map_ids: tuple[int, ...]
+
+
+class LinkInfo(NamedTuple):
+    """struct bpf_link_info of a tcx link; ifindex is 0 once the interface is gone."""
+
+    kind: int
+    id: int
+    program_id: int
+    ifindex: int
+    attach_type: int
+
+
+class TestRun(NamedTuple):
+    """What a program did with the packet it was given by BPF_PROG_TEST_RUN."""
+
+    retval: int
+    data: bytes
+    context: bytes
+    duration_ns: int
+
+
+def _bpf(command: int, attr: bytearray) -> int:
+    result: int = _syscall(_NUMBER, command, _address(attr), len(attr))
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return result
+
+
+def _address(buffer: Buffer | None) -> int:
+    """Where a buffer lies; the caller keeps it alive. Read-only memory is only for input."""
+    if not buffer:
+        return 0
+    if isinstance(buffer, bytes):
+        return ctypes.cast(ctypes.c_char_p(buffer), ctypes.c_void_p).value or 0
+    return ctypes.addressof((ctypes.c_char * len(buffer)).from_buffer(buffer))
+
+
+def _attr(layout: str, *values: int | bytes) -> bytearray:
+    return bytearray(struct.pack(layout, *values))
+
+
+def _text(data: bytes) -> str:
+    return data.split(b"\0", 1)[0].decode(errors="replace")
+
+
+# ---- objects and their pins ---------------------------------------------------------------
+
+
+def is_bpffs(path: str | os.PathLike[str]) -> bool:
+    """Tell whether an existing path lies on a BPF file system."""
+    found = bytearray(256)
+    if _libc.statfs(os.fsencode(path), ctypes.c_void_p(_address(found))) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), os.fspath(path))
+    kind: int = struct.unpack_from("@L", found)[0]
+    return kind & 0xFFFFFFFF == _BPFFS_MAGIC
+
+
+def obj_get(path: str | os.PathLike[str]) -> int:
+    """Open a pin: a new file descriptor of the map, program or link."""
+    name = os.fsencode(path) + b"\0"
+    return _bpf(_OBJ_GET, _attr("=QII", _address(name), 0, 0))
+
+
+def obj_pin(fd: int, path: str | os.PathLike[str]) -> None:
+    """Give an object a name in the BPF file system, which keeps it alive."""
+    name = os.fsencode(path) + b"\0"
+    _bpf(_OBJ_PIN, _attr("=QII", _address(name), fd, 0))
+
+
+def _info(fd: int, size: int, preset: bytes = b"") -> bytearray:
+    found = bytearray(preset.ljust(size, b"\0"))
+    _bpf(_OBJ_GET_INFO_BY_FD, _attr("=IIQ", fd, size, _address(found)))
+    return found
+
+
+def map_info(fd: int) -> MapInfo:
+    """Ask what a map is."""
+    found = _info(fd, 128)
+    kind, number, key_size, value_size, entries, flags = struct.unpack_from("=6I", found)
+    name = _text(struct.unpack_from("=16s", found, 24)[0])
+    return MapInfo(kind, number, key_size, value_size, entries, flags, name)
+
+
+def prog_info(fd: int) -> ProgramInfo:
+    """Ask what a program is, and which maps it uses."""
+    count: int = struct.unpack_from("=I", _info(fd, 232), 52)[0]
+    ids = bytearray(4 * count)
+    found = _info(fd, 232, struct.pack("=52xIQ", count, _address(ids)))
+    kind, number, tag, jited, xlated = struct.unpack_from("=II8sII", found)
+    name = _text(struct.unpack_from("=16s", found, 64)[0])
+    verified: int = struct.unpack_from("=I", found, 216)[0]
+    map_ids = struct.unpack(f"={count}I", ids)
+    return ProgramInfo(kind, number, tag.hex(), name, jited, xlated, verified, map_ids)
+
+
+# ---- maps ---------------------------------------------------------------------------------
+
+
+@cache
+def possible_cpus() -> int:
+    """Count the CPUs that a per-CPU map has a value for, absent ones included."""
+    with open("/sys/devices/system/cpu/possible") as file:  # noqa: PTH123
+        return int(file.read().replace("-", ",").split(",")[-1]) + 1
+
+
+def map_create(
+    kind: int, key_size: int, value_size: int, entries: int, flags: int, name: str
+) -> int:
+    """Make a map, without BTF; the kernel keeps 15 characters of its name."""
+    cut = name.encode()[:15]
+    numbers = (kind, key_size, value_size, entries, flags, 0, 0)
+    return _bpf(_MAP_CREATE, _attr("=7I16s28x", *numbers, cut))
+
+
+def lookup(fd: int, key: bytes, size: int) -> bytes | None:
+    """Read one value of `size` bytes, or None."""
+    value = bytearray(size)
+    try:
+        _bpf(_MAP_LOOKUP, _attr("=I4xQQQ", fd, _address(key), _address(value), 0))
+    except FileNotFoundError:
+        return None
+    return bytes(value)
+
+
+def update(fd: int, key: bytes, value: bytes, flags: int = ANY) -> None:
+    """Write one entry; E2BIG or ENOSPC when the map is full, EEXIST with NOEXIST."""
+    _bpf(_MAP_UPDATE, _attr("=I4xQQQ", fd, _address(key), _address(value), flags))
+
+
+def delete(fd: int, key: bytes) -> bool:
+    """Delete one entry; False when there was none."""
+    try:
+        _bpf(_MAP_DELETE, _attr("=I4xQQQ", fd, _address(key), 0, 0))
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def next_key(fd: int, key: bytes | None, key_size: int) -> bytes | None:
+    """Return the key after `key` in the map's own order; the first one after None."""
+    following = bytearray(key_size)
+    try:
+        addresses = (_address(key), _address(following))
+        _bpf(_MAP_GET_NEXT_KEY, _attr("=I4xQQQ", fd, *addresses, 0))
+    except FileNotFoundError:
+        return None
+    return bytes(following)
+
+
+def _batch(
+    command: int, fd: int, cursors: tuple[int, int], keys: int, values: int, count: int
+) -> tuple[int, int]:
+    """Run one batch command over addresses; return (entries done, errno or 0)."""
+    attr = _attr("=QQQQIIQQ", *cursors, keys, values, count, fd, 0, 0)
+    try:
+        _bpf(command, attr)
+        number = 0
+    except OSError as error:
+        number = error.errno or 0
+    done: int = struct.unpack_from("=I", attr, 32)[0]
+    return done, number
+
+
+def update_batch(fd: int, keys: Buffer, values: Buffer, count: int) -> tuple[int, int]:
+    """Write `count` entries that lie one behind the other; return (written, errno or 0)."""
+    return _batch(_MAP_UPDATE_BATCH, fd, (0, 0), _address(keys), _address(values), count)
+
+
+def delete_batch(fd: int, keys: Buffer, count: int) -> tuple[int, int]:
+    """Delete `count` entries; stops at the first that is missing: (deleted, ENOENT)."""
+    return _batch(_MAP_DELETE_BATCH, fd, (0, 0), _address(keys), 0, count)
+
+
+def items(fd: int, key_size: int, size: int) -> Iterator[tuple[bytes, bytes]]:
+    """Read every entry, in no order; what changes meanwhile is seen or not, never half.
+
+    In batches of some thousand where the kernel can for this map kind, else one by one.
+    """
+    cursor, following = bytearray(max(key_size, 8)), bytearray(max(key_size, 8))
+    chunk = _CHUNK
+    at = 0
+    while True:
+        keys, values = bytearray(chunk * key_size), bytearray(chunk * size)
+        addresses = _address(keys), _address(values)
+        cursors = (at, _address(following))
+        count, number = _batch(_MAP_LOOKUP_BATCH, fd, cursors, *addresses, chunk)
+        if number == errno.ENOSPC:
+            chunk *= 2
+            continue
+        if number in (ENOTSUPP, errno.EINVAL) and not at:
+            yield from _items_one_by_one(fd, key_size, size)
+            return
+        if number not in (0, errno.ENOENT):
+            raise OSError(number, os.strerror(number))
+        for i in range(count):
+            key = bytes(keys[i * key_size : (i + 1) * key_size])
+            yield key, bytes(values[i * size : (i + 1) * size])
+        if number == errno.ENOENT:
+            return
+        cursor, following = following, cursor
+        at = _address(cursor)
+
+
+def _items_one_by_one(fd: int, key_size: int, size: int) -> Iterator[tuple[bytes, bytes]]:
+    key = next_key(fd, None, key_size)
+    while key is not None:
+        value = lookup(fd, key, size)
+        if value is not None:
+            yield key, value
+        key = next_key(fd, key, key_size)
+
+
+# ---- programs and links -------------------------------------------------------------------
+
+
+def prog_test_run(
+    fd: int, data: bytes, context: bytes = b"", repeat: int = 1, out_size: int = 0
+) -> TestRun:
+    """Run a program on a packet; `context` is a struct __sk_buff, whose end state comes back.
+
+    `out_size` bounds the packet that comes back, 512 bytes more than went in unless given.
+    duration_ns is the average of one run.
+    """
+    out = bytearray(out_size or len(data) + 512)
+    context_out = bytearray(len(context))
+    addresses = (_address(data), _address(out))
+    contexts = (len(context), len(context_out), _address(context), _address(context_out))
+    attr = _attr(
+        "=IIIIQQIIIIQQIIII",
+        fd,
+        0,
+        len(data),
+        len(out),
+        *addresses,
+        repeat,
+        0,
+        *contexts,
+        0,
+        0,
+        0,
+        0,
+    )
+    _bpf(_PROG_TEST_RUN, attr)
+    _, retval, _, length = struct.unpack_from("=IIII", attr)
+    duration, _, context_length = struct.unpack_from("=III", attr, 36)
+    return TestRun(retval, bytes(out[:length]), bytes(context_out[:context_length]), duration)
+
+
+def link_create(program_fd: int, ifindex: int, attach_type: int, flags: int = 0) -> int:
+    """Attach by a tcx link, in the calling thread's network namespace; EINVAL before 6.6."""
+    return _bpf(_LINK_CREATE, _attr("=IIII32x", program_fd, ifindex, attach_type, flags))
+
+
+def link_update(link_fd: int, program_fd: int) -> None:
+    """Swap the program of a link, atomically; ENOLINK once the interface is gone."""
+    _bpf(_LINK_UPDATE, _attr("=IIII", link_fd, program_fd, 0, 0))
+
+
+def link_detach(link_fd: int) -> None:
+    """Take a link off its interface at once, whoever still holds it."""
+    _bpf(_LINK_DETACH, _attr("=I", link_fd))
+
+
+def link_info(fd: int) -> LinkInfo:
+    """Ask what a link joins."""
+    found = _info(fd, 64)
+    return LinkInfo(*struct.unpack_from("=III4xII", found))
+
+
+def query(ifindex: int, attach_type: int) -> list[tuple[int, int]]:
+    """List (program id, link id or 0) at a tcx hook, in the order in which they run."""
+    ids, links = bytearray(4 * 64), bytearray(4 * 64)
+    attr = _attr(
+        "=IIIIQIIQQQQ", ifindex, attach_type, 0, 0, _address(ids), 64, 0, 0, _address(links), 0, 0
+    )
+    _bpf(_PROG_QUERY, attr)
+    count: int = struct.unpack_from("=I", attr, 24)[0]
+    programs = struct.unpack_from(f"={count}I", ids)
+    return list(zip(programs, struct.unpack_from(f"={count}I", links), strict=True))
