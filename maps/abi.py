@@ -330,7 +330,7 @@ class _FragmentKey(NamedTuple):
     src: bytes
     dst: bytes
     id: int  # the IP identification, as it stands in the packet
-    proto: int
+    proto: int  # IPv4: IP protocol number; IPv6: 0, the id alone is enough
 
 
 class FragmentKey(_FragmentKey):
@@ -353,24 +353,25 @@ class FragmentKey(_FragmentKey):
 class _Fragment(NamedTuple):
     src_port: int
     dst_port: int
+    proto: int  # of the transport header, which IPv6 may have behind more headers
 
 
 class Fragment(_Fragment):
     """struct kp_fragment."""
 
     __slots__ = ()
-    SIZE: ClassVar[int] = 4
-    STRUCT: ClassVar[Struct] = Struct("=HH")
+    SIZE: ClassVar[int] = 8
+    STRUCT: ClassVar[Struct] = Struct("=HHB3x")
 
     def pack(self) -> bytes:
         """Lay it out for the kernel."""
-        return self.STRUCT.pack(htons(self.src_port), htons(self.dst_port))
+        return self.STRUCT.pack(htons(self.src_port), htons(self.dst_port), self.proto)
 
     @classmethod
     def unpack(cls, data: Packed) -> Self:
         """Read it as it lies in the kernel."""
-        src_port, dst_port = cls.STRUCT.unpack(data)
-        return cls(ntohs(src_port), ntohs(dst_port))
+        src_port, dst_port, proto = cls.STRUCT.unpack(data)
+        return cls(ntohs(src_port), ntohs(dst_port), proto)
 
 
 class _FrontendKey(NamedTuple):

@@ -1,0 +1,214 @@
+"""Services and EndpointSlices that changed to the Service maps.
+
+Keeps the model, recompiles the Services that a change touches, and hands the difference to
+maps.sync. Packets, programs and interfaces are not known here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from typing import NamedTuple
+
+from controllers.claims import Claims
+from kpbpf import log
+from kpbpf.address import to_text
+from kpbpf.compile.services import Fault, compile_service, family_ports
+from kpbpf.errors import Problem, Retry
+from kpbpf.model.endpoint import EndpointSlice
+from kpbpf.model.objects import Key, Node
+from kpbpf.model.service import PROTOCOLS, Service
+from maps.abi import FrontendKey
+from maps.sync import HOUSEKEEPING, Report, ServiceSync
+from maps.table import Tables
+from maps.wanted import WantedService
+
+_LOG = log.get(__name__)
+_PROTOCOL_NAMES = {number: name for name, number in PROTOCOLS.items()}
+
+
+class Status(NamedTuple):
+    """Counts for `kpbpf status` and metrics; `pending`: what is not written yet."""
+
+    services: int
+    slices: int
+    ports: int
+    pending: int
+
+
+class ServicesController:
+    """The Service maps of this node.
+
+    Tell every change to `changed`, then call `reconcile`, which writes; the first time only
+    after every source has been read in whole, for it takes away what it was not told of.
+    `writer_lock` is Home.writer_lock; `where` says for a problem where an object stands.
+    All calls come from one thread.
+    """
+
+    def __init__(
+        self,
+        tables: Tables,
+        node_name: str,
+        writer_lock: Callable[[], AbstractContextManager[None]] = nullcontext,
+        where: Callable[[Key], str] = str,
+    ) -> None:
+        self._sync = ServiceSync(tables)
+        self._writer_lock = writer_lock
+        self._where = where
+        self._node = Node(node_name)
+        self._services: dict[str, Service] = {}
+        self._slices: dict[str, tuple[EndpointSlice, ...]] = {}
+        self._service_of: dict[Key, str] = {}
+        self._ports: dict[str, tuple[str, ...]] = {}
+        self._claims = Claims()
+        self._dirty: dict[str, None] = {}
+        self._leaving: set[str] = set()
+        self._faults: dict[str, list[Fault]] = {}
+        self._told: frozenset[Problem] = frozenset()
+        self._unswept = False
+        self._first = True
+
+    # ---- what changed -----------------------------------------------------------------------
+
+    def changed(self, key: Key, model: object | None) -> None:
+        """Take note of an object's new state (None: it is gone). Other kinds are no concern."""
+        if key.kind == "Service":
+            self._service_changed(key, model if isinstance(model, Service) else None)
+        elif key.kind == "EndpointSlice":
+            self._slice_changed(key, model if isinstance(model, EndpointSlice) else None)
+        elif key == self._node.key:
+            self._node_changed(model if isinstance(model, Node) else Node(key.name))
+
+    def _service_changed(self, key: Key, service: Service | None) -> None:
+        path = key.path
+        before = self._services.get(path)
+        touched = self._claims.change(path, _frontends(before), _frontends(service))
+        for other in (path, *sorted(touched)):
+            self._dirty[other] = None
+        if service is None:
+            self._services.pop(path, None)
+        else:
+            self._services[path] = service
+
+    def _slice_changed(self, key: Key, slice_: EndpointSlice | None) -> None:
+        before = self._service_of.pop(key, None)
+        if before is not None:
+            others = tuple(old for old in self._slices[before] if old.name != key.name)
+            self._dirty[before] = None
+            if others:
+                self._slices[before] = others
+            else:
+                del self._slices[before]
+        if slice_ is not None and slice_.service:
+            path = f"{slice_.namespace}/{slice_.service}"
+            self._service_of[key] = path
+            self._slices[path] = (*self._slices.get(path, ()), slice_)
+            self._dirty[path] = None
+
+    def _node_changed(self, node: Node) -> None:
+        """A new zone may mean other endpoints for every Service (A18)."""
+        if node.zone != self._node.zone:
+            self._dirty.update(dict.fromkeys(self._services))
+        self._node = node
+
+    # ---- writing ----------------------------------------------------------------------------
+
+    def reconcile(self) -> Report:
+        """Write what changed. What fails stays pending: call again."""
+        dirty = list(self._dirty)
+        for path in dirty:
+            self._settle_ports(path)
+        with self._writer_lock():
+            if self._first:
+                self._sync.load()
+                served = {name for names in self._ports.values() for name in names}
+                self._leaving |= self._sync.names() - served
+            report = self._sync.apply(self._wanted(dirty), self._leaving)
+        self._first = False
+        self._leaving &= report.failed.keys()
+        self._unswept = HOUSEKEEPING in report.failed
+        self._dirty = {
+            path: None
+            for path in dirty
+            if any(name in report.failed for name in self._ports.get(path, ()))
+        }
+        self._tell_problems()
+        if dirty:
+            _LOG.info("%d Services looked at, %d entries written", len(dirty), report.writes)
+        return report
+
+    def work(self) -> None:
+        """`reconcile` for the loop: Retry when something could not be written."""
+        failed = self.reconcile().failed
+        if failed:
+            name, error = next(iter(failed.items()))
+            raise Retry(f"{len(failed)} Service ports not written; {name}: {error}")
+
+    def _settle_ports(self, path: str) -> None:
+        """Which ports the Service has now, and which of those it had are to go."""
+        service = self._services.get(path)
+        before = self._ports.pop(path, ())
+        now = tuple(item.name for item in family_ports(service)) if service else ()
+        if now:
+            self._ports[path] = now
+        self._leaving |= set(before)
+        self._leaving -= set(now)
+
+    def _wanted(self, paths: list[str]) -> Iterator[WantedService]:
+        """Compile one Service after the other, without what other Services hold."""
+        for path in paths:
+            service = self._services.get(path)
+            self._faults.pop(path, None)
+            if service is None:
+                continue
+            compiled = compile_service(service, self._slices.get(path, ()), self._node)
+            if compiled.faults:
+                self._faults[path] = compiled.faults
+            for wanted in compiled.wanted:
+                held = tuple(key for key in wanted.frontends if self._claims.holds(path, key))
+                yield wanted if held == wanted.frontends else replace(wanted, frontends=held)
+
+    # ---- what is wrong ----------------------------------------------------------------------
+
+    def problems(self) -> list[Problem]:
+        """What in the Services cannot be honoured now, sorted by Service."""
+        found = [
+            self._problem(path, *fault)
+            for path in sorted(self._faults)
+            for fault in self._faults[path]
+        ]
+        for path, packed, holder in self._claims.lost():
+            key = FrontendKey.unpack(packed)
+            got = f"{to_text(key.addr)} port {key.port}/{_PROTOCOL_NAMES[key.proto]}"
+            expected = f"an address and port that Service {holder} does not have"
+            found.append(self._problem(path, "spec.clusterIP", expected, got))
+        return found
+
+    def status(self) -> Status:
+        """How much there is."""
+        return Status(
+            services=len(self._services),
+            slices=len(self._service_of),
+            ports=sum(map(len, self._ports.values())),
+            pending=len(self._dirty) + len(self._leaving) + self._unswept,
+        )
+
+    def _problem(self, path: str, field: str, expected: str, got: str) -> Problem:
+        key = Key("Service", *path.split("/"))
+        return Problem(self._where(key), str(key), field, expected, got)
+
+    def _tell_problems(self) -> None:
+        now = frozenset(self.problems())
+        for problem in sorted(now - self._told):
+            _LOG.warning("%s", problem)
+        for problem in sorted(self._told - now):
+            _LOG.info("mended: %s", problem)
+        self._told = now
+
+
+def _frontends(service: Service | None) -> list[bytes]:
+    """Every frontend that a Service claims."""
+    if service is None:
+        return []
+    return [frontend for item in family_ports(service) for frontend in item.frontends]

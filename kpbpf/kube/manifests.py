@@ -1,0 +1,256 @@
+"""Objects from directories of YAML and JSON, and what is wrong with them.
+
+Turns changed files into changed objects, keeping the last good state of whatever cannot be
+read now. Decides which of two files that hold the same object counts. Knows nothing of
+what the objects are for.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from kpbpf import log
+from kpbpf.errors import Problem
+from kpbpf.kube import parse
+from kpbpf.kube.decode import Document, Undecodable, documents
+from kpbpf.kube.directory import Directories
+from kpbpf.kube.fields import BadObject
+from kpbpf.kube.parse import Model, Parsed
+from kpbpf.model.objects import Key
+from kpbpf.model.service import Service
+
+#: A larger file is a mistake; reading it would take minutes and gigabytes.
+MAX_FILE_BYTES = 64 << 20
+
+#: Kinds beyond are ignored without a word.
+MAX_IGNORED_KINDS = 100
+
+_LOG = log.get(__name__)
+
+
+class Event(NamedTuple):
+    """An object has a new state, or is gone (None)."""
+
+    key: Key
+    model: Model | None
+
+
+class _Held(NamedTuple):
+    model: Model
+    place: str
+
+
+@dataclass(slots=True)
+class _File:
+    """What one file says: its objects, also the last good state of those it now spoils."""
+
+    objects: dict[Key, _Held] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+
+
+class ManifestSource:
+    """The objects of some directories. The directories given first win over later ones.
+
+    `refresh` and the accessors belong to one thread; `directories.watch` to another.
+    """
+
+    def __init__(self, directories: Sequence[Path], rescan_sec: float = 10.0) -> None:
+        self.directories = Directories(directories, rescan_sec)
+        self._files: dict[Path, _File] = {}
+        self._claims: dict[Key, list[Path]] = {}
+        self._spoiled: set[Path] = set()
+        self._contested: set[Key] = set()
+        self._current: dict[Key, Model] = {}
+        self._ignored: dict[str, str] = {}
+        self._told: frozenset[Problem] = frozenset()
+
+    def refresh(self) -> list[Event]:
+        """Read the files that changed; the objects that are different now, in order of files.
+
+        The first call reads everything. Reading the same content again yields nothing.
+        """
+        touched: dict[Key, None] = {}
+        for path in self.directories.changed():
+            before = self._files.get(path, _File())
+            after = self._read(path, before)
+            for key in (*before.objects, *(after.objects if after else ())):
+                touched[key] = None
+            self._claim(path, before, after)
+        events = [event for key in touched if (event := self._settle(key)) is not None]
+        self._tell_problems()
+        return events
+
+    def problems(self) -> list[Problem]:
+        """Everything that is wrong now, in order of files."""
+        found = [
+            Problem(str(directory), "directory", "the path", "a readable directory", "none")
+            for directory in self.directories.missing
+        ]
+        for path in sorted(self._spoiled, key=self.directories.order):
+            found += self._files[path].problems
+        for key in sorted(self._contested):
+            first, *others = self._claims[key]
+            found += [
+                Problem(
+                    where=f"{path}: {self._files[path].objects[key].place}",
+                    obj=str(key),
+                    field="metadata.name",
+                    expected="an object that no other manifest holds",
+                    got=f"one that {first} holds too, which counts",
+                )
+                for path in others
+            ]
+        return found
+
+    def ignored(self) -> dict[str, str]:
+        """Kinds that were met and are not read ("apps/v1 Deployment"), and where one was."""
+        return dict(self._ignored)
+
+    def where(self, key: Key) -> str:
+        """File and document of an object, for messages; its key when no file holds it."""
+        claims = self._claims.get(key)
+        if not claims:
+            return str(key)
+        return f"{claims[0]}: {self._files[claims[0]].objects[key].place}"
+
+    def close(self) -> None:
+        """Stop watching."""
+        self.directories.close()
+
+    # ---- one file -----------------------------------------------------------------------
+
+    def _read(self, path: Path, before: _File) -> _File | None:
+        """The file as it is now; None when it is gone. What cannot be read stays as before."""
+        try:
+            text = _text(path)
+            return self._contents(path, before, documents(text, path.suffix == ".json"))
+        except FileNotFoundError:
+            return None
+        except (OSError, Undecodable) as error:
+            got = (error.strerror or "an error") if isinstance(error, OSError) else str(error)
+            expected = "JSON" if path.suffix == ".json" else "YAML"
+            problem = Problem(str(path), "manifest", "the file", f"readable {expected}", got)
+            return _File(before.objects, [problem])
+
+    def _contents(self, path: Path, before: _File, found: Iterable[Document]) -> _File:
+        after = _File()
+        unidentified = False
+        for document in found:
+            where = f"{path}: {document.place}"
+            try:
+                api_version, kind = parse.kind_of(document.raw)
+                if not parse.is_read(api_version, kind):
+                    self._ignore(f"{api_version} {kind}".strip(), where)
+                    continue
+                key = parse.key_of(document.raw)
+            except BadObject as bad:
+                unidentified = True
+                after.problems.append(_problem(where, "object", bad))
+                continue
+            self._object(key, document, where, before, after)
+        if unidentified:
+            # One of them may be an object that we knew: nothing goes until it can be told.
+            for key, held in before.objects.items():
+                after.objects.setdefault(key, held)
+        return after
+
+    def _object(
+        self, key: Key, document: Document, where: str, before: _File, after: _File
+    ) -> None:
+        try:
+            if key in after.objects:
+                raise BadObject("metadata.name", "an object that stands here once", "a second one")
+            parsed = parse.parse(document.raw)
+        except BadObject as bad:
+            after.problems.append(_problem(where, str(key), bad))
+            if key in before.objects:
+                after.objects.setdefault(key, before.objects[key])
+            return
+        after.objects[key] = _Held(parsed.model, document.place)
+        after.problems += [_problem(where, str(key), remark) for remark in _remarks(parsed)]
+
+    def _ignore(self, kind: str, where: str) -> None:
+        if kind not in self._ignored and len(self._ignored) < MAX_IGNORED_KINDS:
+            self._ignored[kind] = where
+            _LOG.info("%s: objects of kind %.100s are ignored", where, kind)
+
+    # ---- all files ----------------------------------------------------------------------
+
+    def _claim(self, path: Path, before: _File, after: _File | None) -> None:
+        """Note which objects the file holds from now on."""
+        now = after.objects if after else {}
+        for key in before.objects.keys() - now.keys():
+            self._claims[key].remove(path)
+            if not self._claims[key]:
+                del self._claims[key]
+        for key in now.keys() - before.objects.keys():
+            claims = self._claims.setdefault(key, [])
+            claims.append(path)
+            claims.sort(key=self.directories.order)
+        if after:
+            self._files[path] = after
+        else:
+            self._files.pop(path, None)
+        if after and after.problems:
+            self._spoiled.add(path)
+        else:
+            self._spoiled.discard(path)
+
+    def _settle(self, key: Key) -> Event | None:
+        """What became of an object that a file touched."""
+        claims = self._claims.get(key, [])
+        if len(claims) > 1:
+            self._contested.add(key)
+        else:
+            self._contested.discard(key)
+        model = self._files[claims[0]].objects[key].model if claims else None
+        if model == self._current.get(key):
+            return None
+        if model is None:
+            del self._current[key]
+        else:
+            self._current[key] = model
+        return Event(key, model)
+
+    def _tell_problems(self) -> None:
+        """Log what went wrong and what was mended since the last time."""
+        now = frozenset(self.problems())
+        for problem in sorted(now - self._told):
+            _LOG.warning("%s", problem)
+        for problem in sorted(self._told - now):
+            _LOG.info("mended: %s", problem)
+        self._told = now
+
+
+def _text(path: Path) -> str:
+    """The text of a manifest; Undecodable when it is none."""
+    # Not blocking: a named pipe would hold us up for ever.
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(fd, "rb") as file:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise Undecodable("something that is not a regular file")
+        content = file.read(MAX_FILE_BYTES + 1)
+    if len(content) > MAX_FILE_BYTES:
+        raise Undecodable(f"more than {MAX_FILE_BYTES >> 20} MiB")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise Undecodable(f"a byte that is not UTF-8 at offset {error.start}") from None
+
+
+def _remarks(parsed: Parsed) -> Iterable[BadObject]:
+    """What can be left out of the object, and what only an API server would have filled in."""
+    yield from parsed.remarks
+    model = parsed.model
+    if isinstance(model, Service) and model.served and not model.cluster_ips:
+        expected = 'an address (nothing here allocates one), or "None"'
+        yield BadObject("spec.clusterIP", expected, "nothing")
+
+
+def _problem(where: str, obj: str, bad: BadObject) -> Problem:
+    return Problem(where, obj, bad.field, bad.expected, bad.got)

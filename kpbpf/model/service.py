@@ -1,0 +1,69 @@
+"""A Service as kube-proxy reads it (SEMANTICS A1, A5, A11, A12, A26 to A34).
+
+All addresses a Service can be reached by are kept, also those that nothing compiles yet.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from kpbpf.address import Address
+from kpbpf.model.objects import Key
+
+#: IP protocol numbers of the protocols a Service may have.
+TCP, UDP, SCTP = 6, 17, 132
+PROTOCOLS = {"TCP": TCP, "UDP": UDP, "SCTP": SCTP}
+
+#: Seconds of sessionAffinity ClientIP when the object names none (A34).
+DEFAULT_AFFINITY_SEC = 10800
+
+
+class ServicePort(NamedTuple):
+    """One port of a Service; `name` is "" when it is the only one, `node_port` 0 when none."""
+
+    name: str
+    proto: int
+    port: int
+    node_port: int
+
+
+class Block(NamedTuple):
+    """A range of addresses: 16-byte base and prefix length (IPv4 counted from 96)."""
+
+    base: Address
+    prefix: int
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """One Service.
+
+    `cluster_ips` holds at most one address per family, and is empty for a headless Service,
+    for type ExternalName, and before an address is allocated. `affinity_sec` 0 is no affinity.
+    """
+
+    namespace: str
+    name: str
+    type: str
+    cluster_ips: tuple[Address, ...]
+    ports: tuple[ServicePort, ...]
+    headless: bool = False
+    other_proxy: bool = False
+    internal_local: bool = False
+    external_local: bool = False
+    affinity_sec: int = 0
+    external_ips: tuple[Address, ...] = ()
+    load_balancer_ips: tuple[Address, ...] = ()
+    source_ranges: tuple[Block, ...] = ()
+    health_check_port: int = 0
+
+    @property
+    def key(self) -> Key:
+        """Service namespace/name."""
+        return Key("Service", self.namespace, self.name)
+
+    @property
+    def served(self) -> bool:
+        """Whether this proxy has anything to do with it (A1, A5)."""
+        return not (self.headless or self.other_proxy or self.type == "ExternalName")

@@ -1,0 +1,180 @@
+"""The difference between what the maps hold of one Service port and what is wanted.
+
+Plans only; maps.sync writes. The parts of a Change stand in the order in which they are
+written, so that nothing is ever pointed at before it is there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from maps.abi import (
+    Backend,
+    BackendKey,
+    Frontend,
+    FrontendKey,
+    Member,
+    MemberFlag,
+    MemberKey,
+    Name,
+    NameKey,
+    NameKind,
+)
+from maps.present import Port, Present
+from maps.wanted import WantedService
+
+UDP = 17
+
+#: A packed key and its packed value.
+Pair = tuple[bytes, bytes]
+
+_SERVING = int(MemberFlag.SERVING)
+# Where a packed FrontendKey has its protocol.
+_PROTO = FrontendKey(bytes(16), 0, 0xFF).pack().index(0xFF)
+
+
+@dataclass(slots=True)
+class Change:
+    """What is to be done for one port; `wanted` None: it is to go.
+
+    `base` is that of a new backend set, 0 when none is needed. `inserts` are frontends that no
+    port has yet, `flips` those that turn to another value. `udp`: known UDP flows must be
+    judged again. `failed` is set when a write fails, `undo` when inserts must be taken back.
+    """
+
+    port: Port
+    wanted: WantedService | None
+    name: list[Pair] = field(default_factory=list)
+    members: list[Pair] = field(default_factory=list)
+    base: int = 0
+    inserts: list[Pair] = field(default_factory=list)
+    flips: list[Pair] = field(default_factory=list)
+    stale_members: list[bytes] = field(default_factory=list)
+    udp: bool = False
+    failed: bool = False
+    undo: bool = False
+
+    def writes_something(self) -> bool:
+        """Whether an entry is to be put."""
+        return bool(self.name or self.members or self.base or self.inserts or self.flips)
+
+    def leaves_something(self) -> bool:
+        """Whether there is something to delete once the rest is written."""
+        port, wanted = self.port, self.wanted
+        if self.failed or wanted is None or self.stale_members:
+            return True
+        if any(key not in wanted.frontends for key in port.frontends):
+            return True
+        return len(port.sets) > (1 if wanted.backends else 0)
+
+
+def plan(present: Present, wanted: WantedService) -> Change | None:
+    """The change for one port, None when it is as wanted. Takes an id and a base if need be."""
+    change = Change(present.port(wanted.name), wanted)
+    if not change.port.named:
+        key = NameKey(NameKind.SERVICE, change.port.id).pack()
+        change.name.append((key, Name(wanted.name).pack()))
+    _plan_members(change, wanted)
+    _plan_frontends(present, change, wanted)
+    if wanted.proto == UDP:
+        change.udp |= any(
+            key not in change.port.frontends for key, _ in (*change.inserts, *change.flips)
+        )
+    return change if change.writes_something() or change.leaves_something() else None
+
+
+def plan_removal(port: Port) -> Change:
+    """The change that takes a port away."""
+    change = Change(port, None, stale_members=list(port.members))
+    serving = any(flags & _SERVING for flags in port.members.values())
+    change.udp = serving and any(key[_PROTO] == UDP for key in port.frontends)
+    return change
+
+
+def _plan_members(change: Change, wanted: WantedService) -> None:
+    port = change.port
+    now = {MemberKey(addr, port.id, number).pack(): flags for addr, number, flags in wanted.members}
+    for key, flags in now.items():
+        if port.members.get(key) != flags:
+            change.members.append((key, Member(flags).pack()))
+    change.stale_members = [key for key in port.members if key not in now]
+    if wanted.proto == UDP:
+        change.udp = any(
+            flags & _SERVING and not now.get(key, 0) & _SERVING
+            for key, flags in port.members.items()
+        )
+
+
+def _plan_frontends(present: Present, change: Change, wanted: WantedService) -> None:
+    port = change.port
+    value = Frontend(
+        service=port.id,
+        base=_base(present, change, wanted),
+        count=wanted.count,
+        local_count=wanted.local_count,
+        affinity_sec=wanted.affinity_sec,
+        flags=wanted.flags,
+    ).pack()
+    for key in wanted.frontends:
+        owner = present.owners.get(key)
+        if owner is None:
+            change.inserts.append((key, value))
+        elif owner.frontends[key] != value:
+            change.flips.append((key, value))
+
+
+def _base(present: Present, change: Change, wanted: WantedService) -> int:
+    """The base of a set that is as wanted: one in the map, else a fresh one; 0 if empty."""
+    if not wanted.backends:
+        return 0
+    sets = change.port.sets
+    for base, backends in sets.items():
+        if backends == wanted.backends and base not in present.torn:
+            return base
+    change.base = present.fresh_base()
+    sets[change.base] = wanted.backends
+    # Until it is written in whole.
+    present.torn.add(change.base)
+    return change.base
+
+
+def backend_pairs(change: Change) -> list[Pair]:
+    """The entries of the new backend set."""
+    if not change.base or change.wanted is None:
+        return []
+    backends, size = change.wanted.backends, Backend.SIZE
+    return [
+        (key, backends[slot * size : slot * size + size])
+        for slot, key in enumerate(backend_keys(change.port, change.base))
+    ]
+
+
+def backend_keys(port: Port, base: int) -> Iterator[bytes]:
+    """The keys of a backend set."""
+    pack = BackendKey.STRUCT.pack
+    return (pack(base, slot) for slot in range(len(port.sets[base]) // Backend.SIZE))
+
+
+def unused_bases(change: Change) -> list[int]:
+    """Sets of the port that no frontend points to."""
+    used = {Frontend.unpack(value).base for value in change.port.frontends.values()}
+    return [base for base in change.port.sets if base not in used]
+
+
+def stale_frontends(change: Change) -> list[bytes]:
+    """Frontends to delete; of a port that failed, those it was to gain."""
+    present = change.port.frontends
+    if change.undo:
+        return [key for key, _ in change.inserts if key in present]
+    if change.failed:
+        return []
+    kept = change.wanted.frontends if change.wanted else ()
+    return [key for key in present if key not in kept]
+
+
+def stale_members(change: Change) -> list[bytes]:
+    """Members to delete; of a port that failed, all once nothing of it is served, else none."""
+    if change.failed:
+        return [] if change.port.frontends else list(change.port.members)
+    return change.stale_members

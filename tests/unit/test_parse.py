@@ -1,0 +1,341 @@
+"""Objects become model values; wrong ones are named by field, and nothing else ever happens."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kpbpf.address import from_text, to_text
+from kpbpf.kube.fields import BadObject
+from kpbpf.kube.parse import key_of, parse
+from kpbpf.model.endpoint import READY, SERVING, TERMINATING, EndpointSlice
+from kpbpf.model.objects import Key, Namespace, Node, Pod
+from kpbpf.model.service import SCTP, TCP, UDP, Block, Service, ServicePort
+from tests import make
+
+
+def read_service(**spec: Any) -> Service:
+    model = make.model(make.service(**spec))
+    assert isinstance(model, Service)
+    return model
+
+
+def read_slice(**more: Any) -> EndpointSlice:
+    model = make.model(make.slice_(**more))
+    assert isinstance(model, EndpointSlice)
+    return model
+
+
+# ---- Service ---------------------------------------------------------------------------
+
+
+def test_a_plain_service() -> None:
+    service = read_service(ip="10.96.0.10", ports=[make.port(80, "http", nodePort=30080)])
+    assert service.key == Key("Service", "default", "web")
+    assert service.cluster_ips == (from_text("10.96.0.10"),)
+    assert service.ports == (ServicePort("http", TCP, 80, 30080),)
+    assert service.served
+    assert not service.affinity_sec
+    assert not service.internal_local
+
+
+def test_the_namespace_is_default_unless_told() -> None:
+    raw = make.service()
+    del raw["metadata"]["namespace"]
+    assert key_of(raw) == Key("Service", "default", "web")
+
+
+def test_protocols() -> None:
+    ports = [make.port(53, name.lower(), name) for name in ("TCP", "UDP", "SCTP")]
+    assert [port.proto for port in read_service(ports=ports).ports] == [TCP, UDP, SCTP]
+
+
+def test_one_cluster_ip_per_family() -> None:
+    service = read_service(ip=["10.96.0.1", "fd96::1", "10.96.0.2"])
+    assert [to_text(ip) for ip in service.cluster_ips] == ["10.96.0.1", "fd96::1"]
+
+
+def test_cluster_ip_alone_does() -> None:
+    assert read_service(ip="fd96::1", clusterIPs=None).cluster_ips == (from_text("fd96::1"),)
+
+
+def test_leading_zeros_are_decimal() -> None:
+    assert read_service(ip="172.30.0.041").cluster_ips == (from_text("172.30.0.41"),)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"ip": "None"},
+        {"ip": "None", "clusterIPs": None},
+        {"type": "ExternalName", "externalName": "example.com"},
+        {"labels": {"service.kubernetes.io/service-proxy-name": "other"}},
+    ],
+)
+def test_services_that_are_not_for_us(spec: dict[str, Any]) -> None:
+    assert not read_service(**spec).served
+
+
+def test_affinity_lasts_three_hours_unless_told() -> None:
+    assert read_service(sessionAffinity="ClientIP").affinity_sec == 10800
+    config = {"clientIP": {"timeoutSeconds": 7}}
+    timed = read_service(sessionAffinity="ClientIP", sessionAffinityConfig=config)
+    assert timed.affinity_sec == 7
+    assert not read_service(sessionAffinityConfig=config).affinity_sec
+
+
+def test_what_is_compiled_later_is_read_already() -> None:
+    raw = make.service(
+        type="LoadBalancer",
+        internalTrafficPolicy="Local",
+        externalTrafficPolicy="Local",
+        externalIPs=["198.51.100.1"],
+        loadBalancerSourceRanges=[" 192.0.2.0/24 ", "fd00::/8"],
+        healthCheckNodePort=32000,
+    )
+    ingress = [{"ip": "203.0.113.1"}, {"ip": "203.0.113.2", "ipMode": "Proxy"}, {"hostname": "x"}]
+    raw["status"] = {"loadBalancer": {"ingress": ingress}}
+    service = make.model(raw)
+    assert isinstance(service, Service)
+    assert service.internal_local
+    assert service.external_local
+    assert service.external_ips == (from_text("198.51.100.1"),)
+    assert service.load_balancer_ips == (from_text("203.0.113.1"),)
+    assert service.source_ranges == (
+        Block(from_text("192.0.2.0"), 120),
+        Block(from_text("fd00::"), 8),
+    )
+    assert service.health_check_port == 32000
+
+
+def test_a_bad_external_ip_is_left_out_and_named() -> None:
+    parsed = parse(make.service(externalIPs=["198.51.100.1", "nonsense"]))
+    assert isinstance(parsed.model, Service)
+    assert parsed.model.external_ips == (from_text("198.51.100.1"),)
+    assert [str(remark) for remark in parsed.remarks] == [
+        'spec.externalIPs[1]: expected an IP address, got "nonsense"'
+    ]
+
+
+# ---- EndpointSlice ---------------------------------------------------------------------
+
+
+def test_what_an_endpoint_does_not_say() -> None:
+    (endpoint,) = read_slice(endpoints=[{"addresses": ["10.1.0.1"]}]).endpoints
+    assert endpoint.conditions == READY | SERVING
+    assert endpoint.node == ""
+
+
+def test_conditions_and_hints() -> None:
+    raw = make.endpoint(
+        "10.1.0.1", ready=False, serving=True, terminating=True, zones=["z"], nodes=["n"]
+    )
+    (endpoint,) = read_slice(endpoints=[raw]).endpoints
+    assert endpoint.conditions == SERVING | TERMINATING
+    assert (endpoint.for_zones, endpoint.for_nodes) == (("z",), ("n",))
+
+
+def test_only_the_first_address_counts() -> None:
+    (endpoint,) = read_slice(endpoints=[{"addresses": ["10.1.0.1", "10.1.0.2"]}]).endpoints
+    assert endpoint.addr == from_text("10.1.0.1")
+
+
+def test_a_port_without_a_number_is_left_out() -> None:
+    ports = [make.port(8080, "http"), {"name": "none"}, {"name": "zero", "port": 0}]
+    assert [port.name for port in read_slice(ports=ports).ports] == ["http"]
+
+
+def test_a_headless_slice_belongs_to_no_service() -> None:
+    assert read_slice(labels={"service.kubernetes.io/headless": ""}).service == ""
+    assert read_slice().service == "web"
+
+
+def test_a_slice_of_names_has_no_endpoints() -> None:
+    slice_ = read_slice(family="FQDN", endpoints=[{"addresses": ["example.com"]}])
+    assert slice_.endpoints == ()
+
+
+# ---- the others ------------------------------------------------------------------------
+
+
+def test_node() -> None:
+    assert make.model(make.node("n", "z", ["192.0.2.1"])) == Node(
+        "n", "z", (from_text("192.0.2.1"),)
+    )
+
+
+def test_pod() -> None:
+    found = make.model(make.pod(labels={"b": "2", "a": "1"}, phase="Succeeded"))
+    assert isinstance(found, Pod)
+    assert found.addresses == (from_text("10.1.0.1"),)
+    assert found.labels == (("a", "1"), ("b", "2"))
+    assert found.finished
+
+
+def test_namespace() -> None:
+    found = make.model(make.namespace("prod", team="a"))
+    assert found == Namespace("prod", (("kubernetes.io/metadata.name", "prod"), ("team", "a")))
+
+
+# ---- wrong objects ---------------------------------------------------------------------
+
+# what is wrong: object, message
+WRONG: dict[str, tuple[Any, str]] = {
+    "not a mapping": (
+        ["kind"],
+        ": expected an object with apiVersion, kind and metadata, got a list",
+    ),
+    "no kind": ({"apiVersion": "v1"}, "kind: expected a string, got nothing"),
+    "a name in capitals": (
+        make.service("Web"),
+        'metadata.name: expected a DNS name in lower case, got "Web"',
+    ),
+    "a name with a slash": (
+        make.service("a/b"),
+        'metadata.name: expected a DNS name in lower case, got "a/b"',
+    ),
+    "a port that is text": (
+        make.service(ports=[make.port("80")]),  # type: ignore[arg-type]
+        'spec.ports[0].port: expected a number from 1 to 65535, got "80"',
+    ),
+    "port 0": (
+        make.service(ports=[80, 0]),
+        "spec.ports[1].port: expected a number from 1 to 65535, got 0",
+    ),
+    "a huge port": (
+        make.service(ports=[10**5000]),
+        "spec.ports[0].port: expected a number from 1 to 65535, got a huge number",
+    ),
+    "a port that is true": (
+        make.service(ports=[make.port(True)]),
+        "spec.ports[0].port: expected a number from 1 to 65535, got true",
+    ),
+    "two ports of one name": (
+        make.service(ports=[make.port(80, "a"), make.port(81, "a")]),
+        'spec.ports[1].name: expected a name that no other port has, got "a"',
+    ),
+    "one port twice": (
+        make.service(ports=[make.port(80, "a"), make.port(80, "b")]),
+        "spec.ports[1].port: expected a port and protocol that no other port has, got 80",
+    ),
+    "ports in a mapping": (
+        make.service() | {"spec": {"ports": {"port": 80}}},
+        "spec.ports: expected a list, got a mapping",
+    ),
+    "an unknown protocol": (
+        make.service(ports=[make.port(80, protocol="ICMP")]),
+        'spec.ports[0].protocol: expected TCP or UDP or SCTP, got "ICMP"',
+    ),
+    "a bad cluster IP": (
+        make.service(ip="10.96.0.256"),
+        'spec.clusterIPs[0]: expected an IP address, got "10.96.0.256"',
+    ),
+    "affinity for ever": (
+        make.service(
+            sessionAffinity="ClientIP",
+            sessionAffinityConfig={"clientIP": {"timeoutSeconds": 86401}},
+        ),
+        (
+            "spec.sessionAffinityConfig.clientIP.timeoutSeconds: "
+            "expected a number from 1 to 86400, got 86401"
+        ),
+    ),
+    "a label that is a number": (
+        make.service(labels={"a": 1}),  # type: ignore[dict-item]
+        'metadata.labels["a"]: expected a string, got 1',
+    ),
+    "an endpoint without address": (
+        make.slice_([{"addresses": []}]),
+        "endpoints[0].addresses: expected a list of at least one address, got a list",
+    ),
+    "an endpoint of the other family": (
+        make.slice_(["10.1.0.1", "fd00::1"]),
+        'endpoints[1].addresses[0]: expected an IPv4 address, got "fd00::1"',
+    ),
+    "ready that is text": (
+        make.slice_([{"addresses": ["10.1.0.1"], "conditions": {"ready": "yes"}}]),
+        'endpoints[0].conditions.ready: expected true or false, got "yes"',
+    ),
+    "no family": (
+        make.slice_(family="IPv5"),
+        'addressType: expected IPv4 or IPv6 or FQDN, got "IPv5"',
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_objects_are_named_by_field(name: str) -> None:
+    raw, message = WRONG[name]
+    with pytest.raises(BadObject) as caught:
+        parse(raw)
+    assert str(caught.value) == message
+
+
+def test_a_long_value_is_cut() -> None:
+    with pytest.raises(BadObject) as caught:
+        parse(make.service(type="x" * 1000))
+    assert len(str(caught.value)) < 200
+
+
+def test_a_hostile_service_of_ten_thousand_ports_is_just_a_service() -> None:
+    service = read_service(ports=[make.port(n, f"p{n}") for n in range(1, 10001)])
+    assert len(service.ports) == 10000
+
+
+JUNK = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+GOOD = [
+    make.service(
+        sessionAffinity="ClientIP",
+        sessionAffinityConfig={"clientIP": {"timeoutSeconds": 7}},
+        externalIPs=["198.51.100.1"],
+        loadBalancerSourceRanges=["192.0.2.0/24"],
+    )
+    | {"status": {"loadBalancer": {"ingress": [{"ip": "203.0.113.1", "ipMode": "VIP"}]}}},
+    make.slice_([make.endpoint("10.1.0.1", zones=["z"], nodes=["n"])]),
+    make.node(zone="z"),
+    make.pod(),
+    make.namespace(),
+]
+
+
+def paths(raw: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """The way to every value inside an object."""
+    found = [path] if path else []
+    if isinstance(raw, dict | list):
+        for step in raw if isinstance(raw, dict) else range(len(raw)):
+            found += paths(raw[step], (*path, step))
+    return found
+
+
+@given(junk=JUNK)
+def test_nothing_but_bad_object_comes_of_junk(junk: Any) -> None:
+    read_or_refuse(junk)
+
+
+@given(data=st.data())
+def test_nothing_but_bad_object_comes_of_junk_anywhere_in_an_object(data: st.DataObject) -> None:
+    raw = copy.deepcopy(data.draw(st.sampled_from(GOOD)))
+    for _ in range(data.draw(st.integers(1, 3))):
+        *way, last = data.draw(st.sampled_from(paths(raw)))
+        inner = raw
+        for step in way:
+            inner = inner[step]
+        inner[last] = data.draw(JUNK)
+    read_or_refuse(raw)
+
+
+def read_or_refuse(raw: Any) -> None:
+    message = ""
+    try:
+        hash(parse(raw))
+    except BadObject as bad:
+        message = str(bad)
+    assert len(message) < 500
