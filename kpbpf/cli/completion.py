@@ -1,0 +1,128 @@
+"""`kpbpf completion bash|zsh|fish`: a script made from the parsers themselves, so it never lags.
+
+Prints a script; reads no map.
+"""
+
+import argparse
+from collections.abc import Callable
+
+from kpbpf.cli import options
+from kpbpf.cli.main import COMMANDS, build_parser
+
+Words = dict[tuple[str, ...], list[str]]
+"""What may follow: () the objects, (object,) its verbs or flags, (object, verb) its flags."""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the shell's name."""
+    parser.add_argument("shell", choices=sorted(_SCRIPTS))
+    options.command(
+        parser,
+        "Print a completion script for a shell.",
+        _call,
+        """source <(kpbpf completion bash)
+        kpbpf completion zsh > "${fpath[1]}/_kpbpf"
+        kpbpf completion fish > ~/.config/fish/completions/kpbpf.fish""",
+    )
+
+
+def _call(arguments: argparse.Namespace) -> int:
+    print(_SCRIPTS[arguments.shell](words(build_parser(everything=True))))
+    return 0
+
+
+def words(parser: argparse.ArgumentParser, path: tuple[str, ...] = ()) -> Words:
+    """Collect every word that may follow each command."""
+    flags: list[str] = []
+    values: list[str] = []
+    found: Words = {path: values}
+    for action in parser._actions:
+        flags += [flag for flag in action.option_strings if flag.startswith("--")]
+        if action.choices and not action.option_strings:
+            values += action.choices
+        if isinstance(action, argparse._SubParsersAction):
+            for name, child in action.choices.items():
+                found |= words(child, (*path, name))
+    values += sorted(flags)
+    return found
+
+
+def _bash(found: Words) -> str:
+    cases = "\n".join(
+        f'        "{" ".join(path)}") next="{" ".join(follow)}" ;;'
+        for path, follow in found.items()
+    )
+    objects = "|".join(path[0] for path in found if len(path) == 2)
+    return f"""# bash completion for kpbpf
+_kpbpf() {{
+    local path="" word next="" now="${{COMP_WORDS[COMP_CWORD]}}"
+    for word in "${{COMP_WORDS[@]:1:COMP_CWORD-1}}"; do
+        [[ $word == -* ]] && continue
+        case "$path" in
+        "") path="$word" ;;
+        {objects}) path="$path $word" ;;
+        esac
+    done
+    case "$path" in
+{cases}
+    esac
+    case "${{COMP_WORDS[COMP_CWORD-1]}}" in
+    -o|--output) next="table wide json yaml" ;;
+    --netns) compopt -o filenames; COMPREPLY=($(compgen -f -- "$now")); return ;;
+    --manifests) compopt -o filenames; COMPREPLY=($(compgen -d -- "$now")); return ;;
+    esac
+    COMPREPLY=($(compgen -W "$next" -- "$now"))
+}}
+complete -F _kpbpf kpbpf"""
+
+
+def _zsh(found: Words) -> str:
+    cases = "\n".join(
+        f"        '{' '.join(path)}') next=({' '.join(follow)}) ;;"
+        for path, follow in found.items()
+    )
+    objects = "|".join(path[0] for path in found if len(path) == 2)
+    return f"""#compdef kpbpf
+_kpbpf() {{
+    local place="" word
+    local -a next
+    for word in "${{(@)words[2,CURRENT-1]}}"; do
+        [[ $word == -* ]] && continue
+        case "$place" in
+        '') place="$word" ;;
+        {objects}) place="$place $word" ;;
+        esac
+    done
+    case "$place" in
+{cases}
+    esac
+    case "${{words[CURRENT-1]}}" in
+    -o|--output) next=(table wide json yaml) ;;
+    --netns) _files; return ;;
+    --manifests) _files -/; return ;;
+    esac
+    compadd -a next
+}}
+if [[ $funcstack[1] == _kpbpf ]]; then _kpbpf "$@"; else compdef _kpbpf kpbpf; fi"""
+
+
+def _fish(found: Words) -> str:
+    lines = ["# fish completion for kpbpf", "complete -c kpbpf -f"]
+    for path, follow in found.items():
+        if not path:
+            when = "__fish_use_subcommand"
+        else:
+            when = "; and ".join(f"__fish_seen_subcommand_from {word}" for word in path)
+            verbs = [word for word in follow if not word.startswith("-")]
+            if verbs:
+                when += f"; and not __fish_seen_subcommand_from {' '.join(verbs)}"
+        for word in follow:
+            if word.startswith("--"):
+                lines.append(f"complete -c kpbpf -n '{when}' -l {word[2:]}")
+            else:
+                about = f" -d '{COMMANDS[word]}'" if not path else ""
+                lines.append(f"complete -c kpbpf -n '{when}' -a {word}{about}")
+    return "\n".join(lines)
+
+
+_SCRIPTS: dict[str, Callable[[Words], str]] = {"bash": _bash, "fish": _fish, "zsh": _zsh}

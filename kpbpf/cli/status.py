@@ -1,0 +1,149 @@
+"""`kpbpf status`: is everything well? Exit code 0 if so, 1 if anything is not.
+
+Looks at what the daemon wrote down and at the pins, and forms its own opinion: a daemon that
+hangs cannot answer for itself. Changes nothing.
+"""
+
+import argparse
+import time
+from typing import Any
+
+from kpbpf.cli import options
+from kpbpf.cli.output import add_output, age, document, facts
+from kpbpf.home import Home
+from kpbpf.status import Status, daemon_pid, read
+
+SILENT_SEC = 30.0
+"""A daemon that has not written its status for so long is stuck."""
+
+FULL_PERCENT = 90.0
+"""From here on a map is told of; flow tables forget the oldest and may well be full."""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add -o."""
+    add_output(parser)
+    options.command(
+        parser,
+        "Tell whether everything is well: daemon, objects, maps, programs. Exit code 1 if not.",
+        _call,
+        "kpbpf status\nkpbpf status -o json\nkpbpf status >/dev/null || echo 'look at kpbpf'",
+    )
+
+
+def _call(arguments: argparse.Namespace) -> int:
+    found = collect(options.home(arguments), time.time())
+    if arguments.output in ("json", "yaml"):
+        document(arguments.output, found)
+    else:
+        _tell(found)
+    return 0 if found["healthy"] else 1
+
+
+def collect(home: Home, now: float) -> dict[str, Any]:
+    """Gather what there is to know; `wrong` says in words what is not well."""
+    pid = daemon_pid(home)
+    status = read(home)
+    found: dict[str, Any] = {
+        "healthy": True,
+        "wrong": _wrong_with_daemon(pid, status, now),
+        "daemon": {"pid": pid or None}
+        | (status._asdict() | {"pid": pid} if status and pid else {}),
+        "problems": status.problems if status else [],
+        **_kernel_side(home),
+    }
+    problems = len(found["problems"])
+    if problems:
+        found["wrong"].append(f"{problems} problem{'s'[: problems > 1]} with objects, see below")
+    found["wrong"] += found.pop("wrong_in_kernel")
+    found["healthy"] = not found["wrong"]
+    return found
+
+
+def _wrong_with_daemon(pid: int, status: Status | None, now: float) -> list[str]:
+    if not pid:
+        return ["no daemon runs: nothing follows changes (traffic goes on); start `kpbpf run`"]
+    if status is None or status.pid != pid:
+        return ["the daemon is still starting"]
+    wrong = [f"{what}: {why}" for what, why in status.failures.items()]
+    if not status.synced:
+        wrong.append("the daemon has not applied all manifests yet")
+    if now - status.written > SILENT_SEC:
+        wrong.append(f"the daemon has been silent for {age(now - status.written)}: restart it")
+    return wrong
+
+
+def _kernel_side(home: Home) -> dict[str, Any]:
+    """What maps and pins say by themselves, without the daemon."""
+    from kpbpf.cli import prog
+    from kpbpf.errors import NotFound
+    from maps import show
+    from maps.layout import MapKind
+    from maps.table import open_tables
+
+    try:
+        with open_tables(home) as tables:
+            services = len(show.services(tables))
+            endpoints = show.endpoints(tables)
+            usage = show.map_usage(tables)
+    except NotFound as error:
+        nothing: dict[str, Any] = {"services": 0, "endpoints": 0, "maps": [], "programs": []}
+        return nothing | {"wrong_in_kernel": [str(error)]}
+    arrays = {kind.name.lower() for kind in MapKind if kind.is_array}
+    lru = {kind.name.lower() for kind in MapKind if kind.is_lru}
+    programs = prog.collect(home)
+    attached = {ifindex for row in programs for ifindex in row["ifindexes"]}
+    wrong = [
+        f"map {row['name']} is {row['percent']}% full: new entries may be refused"
+        for row in usage
+        if row["percent"] >= FULL_PERCENT and row["kind"] not in arrays | lru
+    ]
+    wrong += [
+        f"endpoint {row['id']} ({', '.join(row['ips'])}) has no programs attached"
+        for row in endpoints
+        if row["ifindex"] not in attached
+    ]
+    return {
+        "services": services,
+        "endpoints": len(endpoints),
+        "maps": [row for row in usage if row["kind"] not in arrays],
+        "programs": programs,
+        "wrong_in_kernel": wrong,
+    }
+
+
+def _tell(found: dict[str, Any]) -> None:
+    daemon = found["daemon"]
+    pairs = [("Healthy", "yes" if found["healthy"] else "no")]
+    if daemon.get("started"):
+        since = age(time.time() - daemon["started"])
+        pairs.append(("Daemon", f"process {daemon['pid']}, up {since}, node {daemon['node']}"))
+        pairs.append(("Manifests", ", ".join(daemon["manifests"])))
+        pairs.append(("Last sync", f"{age(time.time() - daemon['last_sync'])} ago"))
+    else:
+        pairs.append(("Daemon", f"process {daemon['pid']}" if daemon["pid"] else "not running"))
+    pairs.append(("Services", f"{found['services']} addresses served"))
+    pairs.append(("Endpoints", f"{found['endpoints']} pods"))
+    pairs += [
+        (f"Program {row['name']}", f"{row['instructions']} instructions, {row['where']}")
+        for row in found["programs"]
+    ]
+    pairs += [
+        (f"Map {row['name']}", f"{row['entries']} of {row['limit']} ({row['percent']}%)")
+        for row in found["maps"]
+        if row["entries"]
+    ]
+    facts(pairs)
+    for title, lines in (
+        ("Not well", found["wrong"]),
+        ("Problems with objects", [_problem(problem) for problem in found["problems"]]),
+    ):
+        if lines:
+            print(f"\n{title}:")
+            print("\n".join(f"  {line}" for line in lines))
+
+
+def _problem(problem: dict[str, str]) -> str:
+    from kpbpf.errors import Problem
+
+    return str(Problem(**problem))
