@@ -153,13 +153,16 @@ struct kp_fragment_key {
 	struct kp_addr src;
 	struct kp_addr dst;
 	u32 id; /* the IP identification, as it stands in the packet */
-	u8 proto;
-	u8 zero[3];
+	u32 ifindex; /* where it was seen: a pod cannot speak for another */
+	u8 proto; /* IPv4: IP protocol number; IPv6: 0, the id alone is enough */
+	u8 zero[7];
 };
 
 struct kp_fragment {
 	__be16 src_port;
 	__be16 dst_port;
+	u8 proto; /* of the transport header, which IPv6 may have behind more headers */
+	u8 zero[3];
 };
 
 /* ---- Services -------------------------------------------------------------- */

@@ -46,16 +46,19 @@ KP_AT(kp_flow, epoch, 52);
 KP_AT(kp_flow, service, 56);
 KP_AT(kp_flow, created_sec, 60);
 
-KP_SIZE(kp_fragment_key, 40);
+KP_SIZE(kp_fragment_key, 48);
 KP_AT(kp_fragment_key, src, 0);
 KP_AT(kp_fragment_key, dst, 16);
 KP_AT(kp_fragment_key, id, 32);
-KP_AT(kp_fragment_key, proto, 36);
-KP_AT(kp_fragment_key, zero, 37);
+KP_AT(kp_fragment_key, ifindex, 36);
+KP_AT(kp_fragment_key, proto, 40);
+KP_AT(kp_fragment_key, zero, 41);
 
-KP_SIZE(kp_fragment, 4);
+KP_SIZE(kp_fragment, 8);
 KP_AT(kp_fragment, src_port, 0);
 KP_AT(kp_fragment, dst_port, 2);
+KP_AT(kp_fragment, proto, 4);
+KP_AT(kp_fragment, zero, 5);
 
 KP_SIZE(kp_frontend_key, 24);
 KP_AT(kp_frontend_key, addr, 0);

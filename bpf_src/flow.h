@@ -245,11 +245,12 @@ KP_INLINE struct kp_flow kp_flow_fresh(struct kp_context *ctx, bool client_is_hi
 	};
 }
 
+/* `how`: BPF_ANY, or BPF_NOEXIST. */
 KP_INLINE int kp_flow_put(struct kp_context *ctx, const struct kp_flow_key *key,
-			  const struct kp_flow *flow)
+			  const struct kp_flow *flow, u64 how)
 {
 	kp_step(ctx, KP_STEP_FLOW_CREATED);
-	if (!ctx->pkt->trace && kp_update(MAP(kp_flows), key, flow, BPF_ANY))
+	if (!ctx->pkt->trace && kp_update(MAP(kp_flows), key, flow, how))
 		return KP_DROP_FLOW_TABLE;
 	return KP_NEXT;
 }

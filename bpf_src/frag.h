@@ -10,7 +10,8 @@ KP_INLINE int kp_fragment(struct kp_context *ctx)
 		.src = pkt->was.src,
 		.dst = pkt->was.dst,
 		.id = pkt->fragment_id,
-		.proto = pkt->proto,
+		.ifindex = ctx->skb->ifindex,
+		.proto = pkt->ipv6 ? 0 : pkt->proto, /* RFC 791 and RFC 8200, 4.5 */
 	};
 	struct kp_fragment *first;
 
@@ -18,6 +19,7 @@ KP_INLINE int kp_fragment(struct kp_context *ctx)
 		struct kp_fragment ports = {
 			.src_port = pkt->was.src_port,
 			.dst_port = pkt->was.dst_port,
+			.proto = pkt->proto,
 		};
 
 		if (!pkt->trace)
@@ -29,6 +31,7 @@ KP_INLINE int kp_fragment(struct kp_context *ctx)
 		return KP_DROP_FRAGMENT_UNKNOWN;
 	pkt->was.src_port = first->src_port;
 	pkt->was.dst_port = first->dst_port;
+	pkt->proto = first->proto;
 	kp_step(ctx, KP_STEP_FRAGMENT);
 	return KP_NEXT;
 }

@@ -24,8 +24,8 @@ KP_INLINE int kp_new_direct(struct kp_context *ctx, struct kp_flow_key *key)
 				pkt->was.dst_port, pkt->proto);
 	struct kp_flow flow = kp_flow_fresh(ctx, high);
 
-	kp_flow_ends(&flow, ctx->skb->ifindex, kp_pod(&pkt->was.src), kp_pod(&pkt->was.dst));
-	if (kp_flow_put(ctx, key, &flow) != KP_NEXT)
+	kp_flow_ends(&flow, kp_pod(&pkt->was.src), kp_pod(&pkt->was.dst));
+	if (kp_flow_put(ctx, key, &flow, BPF_ANY) != KP_NEXT)
 		return KP_DROP_FLOW_TABLE;
 	kp_forward(ctx, flow.backend_ifindex, flow.backend_mac);
 	return KP_PASS_DIRECT;
@@ -67,8 +67,20 @@ KP_INLINE int kp_new(struct kp_context *ctx, struct kp_flow_key *key)
 
 /* ---- a known connection ------------------------------------------------------ */
 
+KP_INLINE bool kp_is_frontend(struct kp_context *ctx)
+{
+	struct kp_frontend_key where = {
+		.addr = ctx->pkt->was.dst,
+		.port = ctx->pkt->was.dst_port,
+		.proto = ctx->pkt->proto,
+	};
+
+	return kp_lookup(MAP(kp_frontends), &where);
+}
+
 /* Endpoints changed since this flow was judged, or it comes from another interface
- * than it did: look the ends up once more. */
+ * than it did: look the ends up once more. A traced packet may leave the result behind:
+ * it is what the next one would find. */
 KP_INLINE int kp_judge_again(struct kp_context *ctx, struct kp_flow *flow, bool from_client)
 {
 	struct kp_packet *pkt = ctx->pkt;
@@ -84,30 +96,12 @@ KP_INLINE int kp_judge_again(struct kp_context *ctx, struct kp_flow *flow, bool 
 		kp_step(ctx, KP_STEP_BACKEND_GONE);
 		return KP_AFRESH; /* A43, at once */
 	}
+	if (pkt->proto == KP_PROTO_UDP && from_client && !(flow->flags & KP_FLOW_TRANSLATED) &&
+	    kp_is_frontend(ctx))
+		return KP_AFRESH; /* it began before there was the Service */
 	flow->epoch = kp_epoch(ctx);
-	if (flow->flags & KP_FLOW_HAIRPIN) {
-		flow->client_ifindex = flow->backend_ifindex = ctx->skb->ifindex;
-		kp_mac_copy(flow->client_mac, own->pod_mac);
-		kp_mac_copy(flow->backend_mac, own->pod_mac);
-		return KP_NEXT;
-	}
-	if (from_client) {
-		flow->client_ifindex = ctx->skb->ifindex;
-		kp_mac_copy(flow->client_mac, own->pod_mac);
-	} else {
-		flow->backend_ifindex = ctx->skb->ifindex;
-		kp_mac_copy(flow->backend_mac, own->pod_mac);
-	}
-	other = kp_pod(&far);
-	if (from_client) {
-		flow->backend_ifindex = other ? other->ifindex : 0;
-		if (other)
-			kp_mac_copy(flow->backend_mac, other->pod_mac);
-	} else {
-		flow->client_ifindex = other ? other->ifindex : 0;
-		if (other)
-			kp_mac_copy(flow->client_mac, other->pod_mac);
-	}
+	other = flow->flags & KP_FLOW_HAIRPIN ? own : kp_pod(&far);
+	kp_flow_ends(flow, from_client ? own : other, from_client ? other : own);
 	return KP_NEXT;
 }
 
@@ -206,6 +200,9 @@ KP_INLINE int kp_from_pod(struct kp_context *ctx)
 	flow = kp_flow_find(ctx, &key);
 	from_client = flow && kp_from_client(flow, high);
 	in_the_way = from_client && kp_is_translated_record(flow);
+	if (unlikely(from_client && kp_opens(ctx) && kp_is_new(flow->state) &&
+		     !(flow->flags & KP_FLOW_TRANSLATED)))
+		flow = NULL; /* it asks again: by now there may be the Service */
 	if (unlikely(in_the_way || (!flow && kp_may_be_diverted(ctx)))) {
 		/* Straight to a backend, with the ports of a connection through a Service. */
 		key.diverted = 1;
@@ -232,7 +229,9 @@ KP_INLINE int kp_carry_out(struct kp_context *ctx)
 
 	if (verdict == KP_DROP_NO_BACKEND || verdict == KP_DROP_NO_FLOW)
 		return kp_refuse(ctx, verdict);
-	if (pkt->rewrite)
+	if (verdict >= KP_DROP_SHORT)
+		problem = verdict;
+	else if (pkt->rewrite)
 		problem = kp_rewrite(ctx);
 	if (pkt->ifindex && problem == KP_NEXT)
 		problem = kp_hand_over(ctx);

@@ -71,14 +71,21 @@ KP_INLINE bool kp_quote_parse(struct kp_context *ctx, struct kp_quote *quote)
 	return true;
 }
 
-/* The flow of the quoted packet; *from_client: whether the client had sent it. */
-KP_INLINE struct kp_flow *kp_quote_flow(const struct kp_quote *quote, bool *from_client)
+/* The flow of the quoted packet; *from_client: whether the client had sent it. A packet
+ * straight from a backend to the ports of a connection through a Service belongs to a
+ * diverted one. */
+KP_INLINE struct kp_flow *kp_quote_flow(const struct kp_quote *quote, bool into_pod,
+					bool *from_client)
 {
 	struct kp_flow_key key;
 	bool high = kp_flow_key(&key, &quote->was.src, quote->was.src_port, &quote->was.dst,
 				quote->was.dst_port, quote->proto);
 	struct kp_flow *flow = kp_lookup(MAP(kp_flows), &key);
 
+	if (flow && !into_pod && kp_is_translated_record(flow) && !kp_from_client(flow, high)) {
+		key.diverted = 1;
+		flow = kp_lookup(MAP(kp_flows), &key);
+	}
 	if (flow)
 		*from_client = kp_from_client(flow, high);
 	return flow;
@@ -165,7 +172,7 @@ KP_INLINE int kp_icmp_error_to_pod(struct kp_context *ctx)
 
 	if (!kp_quote_parse(ctx, &quote))
 		return KP_PASS_DIRECT;
-	flow = kp_quote_flow(&quote, &from_client);
+	flow = kp_quote_flow(&quote, true, &from_client);
 	if (!flow || !kp_is_translated_record(flow) || !from_client)
 		return KP_PASS_DIRECT;
 	ctx->pkt->becomes = ctx->pkt->was;
@@ -186,7 +193,7 @@ KP_INLINE int kp_icmp_error_from_pod(struct kp_context *ctx)
 		return KP_DROP_SPOOFED_SOURCE;
 	if (!kp_quote_parse(ctx, &quote))
 		return KP_PASS_DIRECT;
-	flow = kp_quote_flow(&quote, &from_client);
+	flow = kp_quote_flow(&quote, false, &from_client);
 	if (!flow)
 		return KP_PASS_DIRECT;
 	hairpin = flow->flags & KP_FLOW_HAIRPIN;

@@ -86,16 +86,22 @@ KP_INLINE void kp_affinity_remember(struct kp_context *ctx, const struct kp_fron
 
 /* ---- told apart from every other connection --------------------------------- */
 
-/* Is the key of ctx->pkt->becomes free, or left over from this very connection? */
-KP_INLINE bool kp_record_is_free(struct kp_context *ctx, const struct kp_flow_key *key)
+/* Writes the record of the connection was -> becomes, unless another one lives under
+ * its key. What has ended there, or is left of this very connection, is overwritten;
+ * where nothing is, another CPU must not come between. */
+KP_INLINE bool kp_record_take(struct kp_context *ctx, const struct kp_flow_key *key,
+			      const struct kp_flow *record)
 {
-	struct kp_packet *pkt = ctx->pkt;
 	struct kp_flow *other = kp_lookup(MAP(kp_flows), key);
 
-	if (!other || !kp_flow_alive(ctx, other))
-		return true;
-	return other->flags & KP_FLOW_TRANSLATED && other->client_port == pkt->was.src_port &&
-	       other->nat_port == pkt->was.dst_port && kp_addr_equal(&other->nat_addr, &pkt->was.dst);
+	if (!other)
+		return kp_flow_put(ctx, key, record, BPF_NOEXIST) == KP_NEXT;
+	if (kp_flow_alive(ctx, other) &&
+	    !(other->flags & KP_FLOW_TRANSLATED && other->client_port == record->client_port &&
+	      other->nat_port == record->nat_port &&
+	      kp_addr_equal(&other->nat_addr, &record->nat_addr)))
+		return false;
+	return kp_flow_put(ctx, key, record, BPF_ANY) == KP_NEXT;
 }
 
 KP_INLINE void kp_other_port(struct kp_context *ctx)
@@ -106,25 +112,27 @@ KP_INLINE void kp_other_port(struct kp_context *ctx)
 	kp_step(ctx, KP_STEP_SOURCE_PORT);
 }
 
-/* Writes both records of the connection was -> becomes; `key` is the record's, and
- * `high` says where the client stands in it. */
-KP_INLINE int kp_remember_translated(struct kp_context *ctx, struct kp_flow_key *key, bool high,
+/* Writes both records of the connection was -> becomes; KP_DROP_NO_PORT where it
+ * would be mixed up with another. `key` is scratch. */
+KP_INLINE int kp_remember_translated(struct kp_context *ctx, struct kp_flow_key *key,
 				     const struct kp_endpoint *target, u32 service, u8 diverted)
 {
 	struct kp_packet *pkt = ctx->pkt;
+	bool high = kp_flow_key(key, &pkt->becomes.src, pkt->becomes.src_port, &pkt->becomes.dst,
+				pkt->becomes.dst_port, pkt->proto);
 	struct kp_flow flow = kp_flow_fresh(ctx, high);
 	u8 both = KP_FLOW_TRANSLATED;
 
 	if (!kp_addr_equal(&pkt->becomes.src, &pkt->was.src))
 		both |= KP_FLOW_HAIRPIN;
-	kp_flow_ends(&flow, ctx->skb->ifindex, kp_pod(&pkt->was.src), target);
+	kp_flow_ends(&flow, kp_pod(&pkt->was.src), target);
 	flow.service = service;
 	flow.flags |= both;
 	flow.nat_addr = pkt->was.dst;
 	flow.nat_port = pkt->was.dst_port;
 	flow.client_port = pkt->was.src_port;
-	if (kp_flow_put(ctx, key, &flow) != KP_NEXT)
-		return KP_DROP_FLOW_TABLE;
+	if (!kp_record_take(ctx, key, &flow))
+		return KP_DROP_NO_PORT;
 
 	high = kp_flow_key(key, &pkt->was.src, pkt->was.src_port, &pkt->was.dst, pkt->was.dst_port,
 			   pkt->proto);
@@ -133,7 +141,7 @@ KP_INLINE int kp_remember_translated(struct kp_context *ctx, struct kp_flow_key 
 	flow.nat_addr = pkt->becomes.dst;
 	flow.nat_port = pkt->becomes.dst_port;
 	flow.client_port = pkt->becomes.src_port;
-	return kp_flow_put(ctx, key, &flow);
+	return kp_flow_put(ctx, key, &flow, BPF_ANY);
 }
 
 /* ---- the whole choice ------------------------------------------------------- */
@@ -156,7 +164,7 @@ KP_INLINE int kp_choose(struct kp_context *ctx, const struct kp_frontend_key *wh
 	struct kp_frontend *found = kp_lookup(MAP(kp_frontends), where);
 	struct kp_frontend frontend;
 	int verdict;
-	bool high;
+	bool sticky;
 
 	if (!found)
 		return KP_PASS_DIRECT;
@@ -170,8 +178,10 @@ KP_INLINE int kp_choose(struct kp_context *ctx, const struct kp_frontend_key *wh
 		verdict = kp_nothing_to_choose(&frontend);
 		if (verdict != KP_NEXT)
 			return verdict;
-		if (!(try == 0 && kp_backend_by_affinity(ctx, &frontend)) &&
-		    !kp_backend_random(ctx, &frontend)) {
+		/* A client keeps its backend, and rather leaves with another port; SCTP cannot. */
+		sticky = (try == 0 || pkt->proto != KP_PROTO_SCTP) &&
+			 kp_backend_by_affinity(ctx, &frontend);
+		if (!sticky && !kp_backend_random(ctx, &frontend)) {
 			found = kp_lookup(MAP(kp_frontends), where);
 			if (!found)
 				return KP_DROP_NO_BACKEND;
@@ -183,14 +193,13 @@ KP_INLINE int kp_choose(struct kp_context *ctx, const struct kp_frontend_key *wh
 		*target = kp_pod(&pkt->becomes.dst);
 		if (*target && (*target)->ifindex == ctx->skb->ifindex)
 			pkt->becomes.src = pkt->ipv6 ? ctx->config->hairpin6 : ctx->config->hairpin4;
-		if (try >= KP_TRIES / 2 && pkt->proto != KP_PROTO_SCTP)
+		if (try >= (sticky ? 1 : KP_TRIES / 2) && pkt->proto != KP_PROTO_SCTP)
 			kp_other_port(ctx);
-		high = kp_flow_key(key, &pkt->becomes.src, pkt->becomes.src_port, &pkt->becomes.dst,
-				   pkt->becomes.dst_port, pkt->proto);
-		if (kp_record_is_free(ctx, key)) {
+		verdict = kp_remember_translated(ctx, key, *target, frontend.service, 0);
+		if (verdict == KP_NEXT)
 			kp_affinity_remember(ctx, &frontend);
-			return kp_remember_translated(ctx, key, high, *target, frontend.service, 0);
-		}
+		if (verdict != KP_DROP_NO_PORT)
+			return verdict;
 	}
 	return KP_DROP_NO_PORT;
 }
@@ -201,19 +210,15 @@ KP_INLINE int kp_divert(struct kp_context *ctx, struct kp_flow_key *key,
 			struct kp_endpoint **target)
 {
 	struct kp_packet *pkt = ctx->pkt;
-	bool high;
+	int verdict = KP_DROP_NO_PORT;
 
 	*target = kp_pod(&pkt->was.dst);
-
 	pkt->becomes = pkt->was;
 	if (pkt->proto != KP_PROTO_TCP && pkt->proto != KP_PROTO_UDP)
-		return KP_DROP_NO_PORT;
-	for (int try = 0; try < KP_TRIES / 2; try++) {
+		return verdict;
+	for (int try = 0; try < KP_TRIES / 2 && verdict == KP_DROP_NO_PORT; try++) {
 		kp_other_port(ctx);
-		high = kp_flow_key(key, &pkt->becomes.src, pkt->becomes.src_port, &pkt->becomes.dst,
-				   pkt->becomes.dst_port, pkt->proto);
-		if (kp_record_is_free(ctx, key))
-			return kp_remember_translated(ctx, key, high, *target, 0, 1);
+		verdict = kp_remember_translated(ctx, key, *target, 0, 1);
 	}
-	return KP_DROP_NO_PORT;
+	return verdict;
 }

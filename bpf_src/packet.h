@@ -16,7 +16,8 @@
 #define KP_L4_MAX 512
 #define KP_OFFSET_MASK 1023
 
-/* Marks of a packet that `kpbpf trace` sends through by test-run: it changes no map. */
+/* Marks of a packet that `kpbpf trace` sends through by test-run: it makes and refreshes
+ * no record, and is not counted. */
 #define KP_TRACE_MARK3 0x6b706270
 #define KP_TRACE_MARK4 0x74726163
 
@@ -147,6 +148,10 @@ KP_INLINE void kp_addr_to_ipv6(u32 *ipv6, const struct kp_addr *addr)
 
 /* What is stored is to be read back from memory: see struct kp_packet. */
 #define KP_FORGET() asm volatile("" ::: "memory")
+
+/* Keeps the compiler from working out addresses within what a pointer points to before
+ * the pointer was compared with NULL, which the verifier refuses. */
+#define KP_OPAQUE(pointer) asm volatile("" : "+r"(pointer))
 
 KP_INLINE u32 kp_linear_len(const struct kp_context *ctx)
 {

@@ -21,6 +21,8 @@ enum {
 	KP_ICMPV6_ERROR_MAX = 127, /* RFC 4443: below 128 is an error */
 	KP_ICMPV6_ECHO = 128,
 	KP_ICMPV6_ECHO_REPLY = 129,
+	KP_ICMPV6_ND_FIRST = 133, /* RFC 4861: router solicitation to redirect */
+	KP_ICMPV6_ND_LAST = 137,
 };
 
 KP_INLINE bool kp_icmp_is_error(u8 proto, u8 type)
@@ -38,6 +40,21 @@ KP_INLINE bool kp_icmp_is_echo(u8 proto, u8 type)
 	return type == KP_ICMP_ECHO || type == KP_ICMP_ECHO_REPLY;
 }
 
+/* Neighbour discovery between global addresses: a router must not take part. */
+KP_INLINE bool kp_icmp_is_neighbour(u8 proto, u8 type)
+{
+	return proto == KP_PROTO_ICMPV6 && type >= KP_ICMPV6_ND_FIRST && type <= KP_ICMPV6_ND_LAST;
+}
+
+/* The first `size` bytes of the transport header; NULL where the packet ends before,
+ * even though the frame may go on: padding is no header. */
+KP_INLINE void *kp_l4_bytes(struct kp_context *ctx, u32 size)
+{
+	if (ctx->pkt->l4 + size > ctx->pkt->end)
+		return NULL;
+	return kp_bytes(ctx, ctx->pkt->l4, size);
+}
+
 /* Ports, TCP flags, ICMP identifier. A protocol without ports has zero in both. */
 KP_INLINE int kp_parse_l4(struct kp_context *ctx)
 {
@@ -50,7 +67,7 @@ KP_INLINE int kp_parse_l4(struct kp_context *ctx)
 	if (unlikely(pkt->l4 > KP_LINEAR - sizeof(struct kp_tcphdr)))
 		kp_linear(ctx, pkt->l4 + sizeof(struct kp_tcphdr));
 	if (pkt->proto == KP_PROTO_TCP) {
-		struct kp_tcphdr *tcp = l4 = kp_bytes(ctx, pkt->l4, sizeof(*tcp));
+		struct kp_tcphdr *tcp = l4 = kp_l4_bytes(ctx, sizeof(*tcp));
 
 		if (!l4)
 			return KP_DROP_SHORT;
@@ -58,7 +75,7 @@ KP_INLINE int kp_parse_l4(struct kp_context *ctx)
 		pkt->was.dst_port = tcp->dst;
 		pkt->control = tcp->flags;
 	} else if (pkt->proto == KP_PROTO_UDP) {
-		struct kp_udphdr *udp = l4 = kp_bytes(ctx, pkt->l4, sizeof(*udp));
+		struct kp_udphdr *udp = l4 = kp_l4_bytes(ctx, sizeof(*udp));
 
 		if (!l4)
 			return KP_DROP_SHORT;
@@ -66,18 +83,20 @@ KP_INLINE int kp_parse_l4(struct kp_context *ctx)
 		pkt->was.dst_port = udp->dst;
 	} else if (pkt->proto == KP_PROTO_SCTP) {
 		/* Common header of 12 bytes, then the type of the first chunk. */
-		__be16 *ports = l4 = kp_bytes(ctx, pkt->l4, 16);
+		__be16 *ports = l4 = kp_l4_bytes(ctx, 16);
 
 		if (!l4)
 			return KP_DROP_SHORT;
 		pkt->was.src_port = ports[0];
 		pkt->was.dst_port = ports[1];
 		pkt->control = ((u8 *)l4)[12];
-	} else if (pkt->proto == KP_PROTO_ICMP || pkt->proto == KP_PROTO_ICMPV6) {
-		struct kp_icmphdr *icmp = l4 = kp_bytes(ctx, pkt->l4, sizeof(*icmp));
+	} else if (pkt->proto == (pkt->ipv6 ? KP_PROTO_ICMPV6 : KP_PROTO_ICMP)) {
+		struct kp_icmphdr *icmp = l4 = kp_l4_bytes(ctx, sizeof(*icmp));
 
 		if (!l4)
 			return KP_DROP_SHORT;
+		if (kp_icmp_is_neighbour(pkt->proto, icmp->type))
+			return KP_PASS_NOT_OURS;
 		if (kp_icmp_is_echo(pkt->proto, icmp->type))
 			pkt->was.src_port = pkt->was.dst_port = icmp->id;
 		pkt->icmp_error = kp_icmp_is_error(pkt->proto, icmp->type);
@@ -184,7 +203,9 @@ KP_INLINE int kp_parse_ipv6(struct kp_context *ctx)
 	pkt->proto = ip->next;
 	pkt->ttl = ip->hop_limit;
 	pkt->l4 = KP_ETH_LEN + sizeof(*ip);
-	pkt->end = ip->payload_len ? pkt->l4 + kp_ntohs(ip->payload_len) : ctx->skb->len;
+	pkt->end = pkt->l4 + kp_ntohs(ip->payload_len);
+	if (!ip->payload_len && ctx->skb->gso_size) /* BIG TCP */
+		pkt->end = ctx->skb->len;
 	return kp_parse_extensions(ctx);
 }
 

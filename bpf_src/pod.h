@@ -17,16 +17,16 @@ KP_INLINE bool kp_source_is_own(struct kp_context *ctx)
 	return pod && pod->ifindex == ctx->skb->ifindex;
 }
 
-/* Where a flow's packets are handed over: the client is the pod behind `ifindex`, the
- * other end a pod of this node or NULL. */
-KP_INLINE void kp_flow_ends(struct kp_flow *flow, u32 ifindex, const struct kp_endpoint *client,
+/* Where a flow's packets are handed over; NULL: that end is no pod of this node. */
+KP_INLINE void kp_flow_ends(struct kp_flow *flow, const struct kp_endpoint *client,
 			    const struct kp_endpoint *backend)
 {
-	flow->client_ifindex = ifindex;
+	KP_OPAQUE(client);
+	KP_OPAQUE(backend);
+	flow->client_ifindex = client ? client->ifindex : 0;
 	if (client)
 		kp_mac_copy(flow->client_mac, client->pod_mac);
-	if (backend) {
-		flow->backend_ifindex = backend->ifindex;
+	flow->backend_ifindex = backend ? backend->ifindex : 0;
+	if (backend)
 		kp_mac_copy(flow->backend_mac, backend->pod_mac);
-	}
 }

@@ -90,9 +90,11 @@ KP_INLINE bool kp_turn_around(struct kp_context *ctx, u32 len)
 }
 
 /* Sequence space that a segment takes: its data, SYN and FIN. */
-KP_INLINE u32 kp_segment_len(struct kp_context *ctx, const struct kp_tcphdr *tcp)
+KP_INLINE u32 kp_segment_len(const struct kp_packet *pkt, const struct kp_tcphdr *tcp)
 {
-	return ctx->pkt->end - ctx->pkt->l4 - (tcp->offset >> 4) * 4 + !!(tcp->flags & KP_TCP_SYN) +
+	u32 bytes = pkt->end - pkt->l4, header = (tcp->offset >> 4) * 4;
+
+	return (bytes > header ? bytes - header : 0) + !!(tcp->flags & KP_TCP_SYN) +
 	       !!(tcp->flags & KP_TCP_FIN);
 }
 
@@ -110,7 +112,7 @@ KP_INLINE bool kp_reset(struct kp_context *ctx)
 		reset.seq = tcp->ack;
 		reset.flags = KP_TCP_RST;
 	} else {
-		reset.ack = kp_htonl(kp_ntohl(tcp->seq) + kp_segment_len(ctx, tcp));
+		reset.ack = kp_htonl(kp_ntohl(tcp->seq) + kp_segment_len(ctx->pkt, tcp));
 		reset.flags = KP_TCP_RST | KP_TCP_ACK;
 	}
 	for (int i = 0; i < 5; i++)
@@ -220,13 +222,14 @@ KP_INLINE bool kp_unreachable(struct kp_context *ctx)
 
 /* ------------------------------------------------------------------------------ */
 
-/* Returns the verdict under which the packet is counted. A reset is never answered. */
+/* Returns the verdict under which the packet is counted. A reset is never answered, nor
+ * a segment in fragments, which no client sends. */
 KP_INLINE int kp_refuse(struct kp_context *ctx, int verdict)
 {
 	struct kp_packet *pkt = ctx->pkt;
 	bool tcp = pkt->proto == KP_PROTO_TCP;
 
-	if (tcp && pkt->control & KP_TCP_RST)
+	if (tcp && (pkt->control & KP_TCP_RST || pkt->fragment))
 		return verdict;
 	if (!kp_may_refuse(ctx))
 		return KP_DROP_REFUSAL_RATE;

@@ -14,7 +14,7 @@ KP_INLINE int kp_to_pod_new(struct kp_context *ctx, struct kp_flow_key *key, boo
 	struct kp_flow flow = kp_flow_fresh(ctx, high);
 
 	flow.backend_ifindex = ctx->skb->ifindex;
-	if (kp_flow_put(ctx, key, &flow) != KP_NEXT)
+	if (kp_flow_put(ctx, key, &flow, BPF_ANY) != KP_NEXT)
 		return KP_DROP_FLOW_TABLE;
 	return KP_PASS_DIRECT;
 }
@@ -32,6 +32,8 @@ KP_INLINE int kp_to_pod(struct kp_context *ctx)
 	flow = kp_flow_find(ctx, &key);
 	if (!flow)
 		return kp_to_pod_new(ctx, &key, high);
+	if (flow->flags & KP_FLOW_ALIAS) /* a Service's address from elsewhere: not our doing */
+		return KP_PASS_DIRECT;
 	from_client = kp_from_client(flow, high);
 	if (!from_client && kp_is_translated_record(flow)) {
 		pkt->becomes.src = flow->nat_addr;

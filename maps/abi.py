@@ -330,6 +330,7 @@ class _FragmentKey(NamedTuple):
     src: bytes
     dst: bytes
     id: int  # the IP identification, as it stands in the packet
+    ifindex: int  # where it was seen: a pod cannot speak for another
     proto: int  # IPv4: IP protocol number; IPv6: 0, the id alone is enough
 
 
@@ -337,12 +338,12 @@ class FragmentKey(_FragmentKey):
     """struct kp_fragment_key. Ports of a fragmented datagram, for its later fragments."""
 
     __slots__ = ()
-    SIZE: ClassVar[int] = 40
-    STRUCT: ClassVar[Struct] = Struct("=16s16sIB3x")
+    SIZE: ClassVar[int] = 48
+    STRUCT: ClassVar[Struct] = Struct("=16s16sIIB7x")
 
     def pack(self) -> bytes:
         """Lay it out for the kernel."""
-        return self.STRUCT.pack(self.src, self.dst, self.id, self.proto)
+        return self.STRUCT.pack(self.src, self.dst, self.id, self.ifindex, self.proto)
 
     @classmethod
     def unpack(cls, data: Packed) -> Self:

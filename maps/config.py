@@ -17,12 +17,12 @@ REFUSALS_PER_SEC = 500
 TIMEOUT_SEC = {
     State.TCP_NEW: 60,
     State.TCP_ESTABLISHED: 86_400,
-    State.TCP_CLOSING: 10,
+    State.TCP_CLOSING: 30,
     State.UDP_NEW: 30,
     State.UDP_STREAM: 120,
     State.SCTP_NEW: 60,
     State.SCTP_ESTABLISHED: 86_400,
-    State.SCTP_CLOSING: 10,
+    State.SCTP_CLOSING: 30,
     State.ICMP: 30,
     State.OTHER: 120,
 }

@@ -69,9 +69,53 @@ class Change:
         return len(port.sets) > (1 if wanted.backends else 0)
 
 
+def bereaves(present: Present, wanted: WantedService) -> bool:
+    """Whether it would end anything that an earlier process has put into the maps.
+
+    That is an address of this port or of another one, a backend of either set, or what a member
+    is good for. What this process wrote itself may go: then it is known to be wanted no more.
+    """
+    owners = [present.owners[key] for key in wanted.frontends if key in present.owners]
+    if any(owner.inherited and owner.name != wanted.name for owner in owners):
+        return True
+    port = present.ports.get(wanted.name)
+    if port is None or not is_inheritance(port):
+        return False
+    return (
+        any(key not in wanted.frontends for key in port.frontends)
+        or any(_loses_backends(port, value, wanted) for value in set(port.frontends.values()))
+        or _loses_members(port, wanted)
+    )
+
+
+def is_inheritance(port: Port) -> bool:
+    """Whether somebody is served by it who was served before this process began."""
+    return port.inherited and bool(port.frontends)
+
+
+def _loses_backends(port: Port, value: bytes, wanted: WantedService) -> bool:
+    frontend = Frontend.unpack(value)
+    cluster, local = _both_sets(port.sets.get(frontend.base, b""), frontend.count)
+    cluster_then, local_then = _both_sets(wanted.backends, wanted.count)
+    return not (cluster <= cluster_then and local <= local_then)
+
+
+def _both_sets(backends: bytes, count: int) -> tuple[set[bytes], set[bytes]]:
+    """The cluster set, `count` packed backends, and that of this node behind it."""
+    size = Backend.SIZE
+    each = [backends[start : start + size] for start in range(0, len(backends), size)]
+    return set(each[:count]), set(each[count:])
+
+
+def _loses_members(port: Port, wanted: WantedService) -> bool:
+    then = _member_flags(port, wanted)
+    return any(flags & ~then.get(key, 0) for key, flags in port.members.items())
+
+
 def plan(present: Present, wanted: WantedService) -> Change | None:
     """The change for one port, None when it is as wanted. Takes an id and a base if need be."""
     change = Change(present.port(wanted.name), wanted)
+    change.port.inherited = False
     if not change.port.named:
         key = NameKey(NameKind.SERVICE, change.port.id).pack()
         change.name.append((key, Name(wanted.name).pack()))
@@ -94,7 +138,7 @@ def plan_removal(port: Port) -> Change:
 
 def _plan_members(change: Change, wanted: WantedService) -> None:
     port = change.port
-    now = {MemberKey(addr, port.id, number).pack(): flags for addr, number, flags in wanted.members}
+    now = _member_flags(port, wanted)
     for key, flags in now.items():
         if port.members.get(key) != flags:
             change.members.append((key, Member(flags).pack()))
@@ -104,6 +148,12 @@ def _plan_members(change: Change, wanted: WantedService) -> None:
             flags & _SERVING and not now.get(key, 0) & _SERVING
             for key, flags in port.members.items()
         )
+
+
+def _member_flags(port: Port, wanted: WantedService) -> dict[bytes, int]:
+    return {
+        MemberKey(addr, port.id, number).pack(): flags for addr, number, flags in wanted.members
+    }
 
 
 def _plan_frontends(present: Present, change: Change, wanted: WantedService) -> None:

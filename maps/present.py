@@ -21,12 +21,15 @@ _ID_LIMIT = 2**32
 class Port:
     """What the maps hold of one Service port in one family, packed.
 
-    `named`: the entry in names is there. `frontends` are those whose entry names this id. `sets` are backend sets by base, each as
-    its packed backends one after the other. `members` are MemberFlags by packed MemberKey.
+    `inherited`: it is as an earlier process left it; nothing was planned for it since. `named`:
+    the entry in names is there. `frontends` are those whose entry names this id. `sets` are
+    backend sets by base, each as its packed backends one after the other. `members` are
+    MemberFlags by packed MemberKey.
     """
 
     id: int
     name: str
+    inherited: bool = True
     named: bool = False
     frontends: dict[bytes, bytes] = field(default_factory=dict)
     sets: dict[int, bytes] = field(default_factory=dict)

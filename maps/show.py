@@ -159,7 +159,7 @@ def endpoints(
         EndpointRow(
             id=number,
             name=names.get(number, ""),
-            ips=[to_text(address) for address in sorted(ips[number], reverse=True)],
+            ips=[to_text(address) for address in sorted(ips[number])],  # IPv4 is mapped: first
             host=interface(pod.ifindex),
             ifindex=pod.ifindex,
             pod_mac=pod.pod_mac.hex(":"),

@@ -9,6 +9,9 @@ UDP flows hold on to a backend until kp_config.udp_epoch is raised. That must fo
 writes, and must not be lost to a kill; so a member of no Service (maps.present.UDP_DUE)
 stands in the map from before the first of these writes until the epoch is raised.
 
+While the view of what is wanted is not whole, what is not in it may only not have been read:
+then nothing is taken away that an earlier process has put here.
+
 The caller holds Home.writer_lock. Nothing here knows what a Service is.
 """
 
@@ -28,6 +31,8 @@ from maps.plan import (
     Pair,
     backend_keys,
     backend_pairs,
+    bereaves,
+    is_inheritance,
     plan,
     plan_removal,
     stale_frontends,
@@ -49,10 +54,14 @@ HOUSEKEEPING = "(housekeeping)"
 
 @dataclass(slots=True)
 class Report:
-    """Entries written and deleted, and the names of Service ports that are not as wanted."""
+    """Entries written and deleted, and the names of Service ports that are not as wanted.
+
+    `failed` could not be written; `held` were left alone, because the view was not whole.
+    """
 
     writes: int = 0
     failed: dict[str, Exception] = field(default_factory=dict)
+    held: set[str] = field(default_factory=set)
 
 
 class ServiceSync:
@@ -76,11 +85,14 @@ class ServiceSync:
         """Names of all Service ports that the maps hold."""
         return set(self._present.ports)
 
-    def apply(self, wanted: Iterable[WantedService], gone: Iterable[str] = ()) -> Report:
+    def apply(
+        self, wanted: Iterable[WantedService], gone: Iterable[str] = (), whole: bool = True
+    ) -> Report:
         """Make the maps hold `wanted`, and nothing of the names in `gone`; others stay.
 
         `wanted` may be produced while it is consumed. What fails is in the report, and as it
         was before; ask for it again. An address may move from one name to another in one call.
+        Without a `whole` view, ports that would lose what an earlier process gave them are held.
         """
         if not self._known:
             self.load()
@@ -92,6 +104,8 @@ class ServiceSync:
         waiting = iter(wanted)
         while batch := list(islice(waiting, ROUND)):
             leaving -= {service.name for service in batch}
+            if not whole:
+                batch = self._hold_back(batch)
             leaving |= {service.name for service in batch if not service.frontends}
             changes = [
                 change
@@ -101,11 +115,21 @@ class ServiceSync:
             self._write(changes)
             unfinished += [change for change in changes if change.leaves_something()]
         ports = self._present.ports
+        if not whole:
+            held = {name for name in leaving & ports.keys() if is_inheritance(ports[name])}
+            self._report.held |= held
+            leaving -= held
         unfinished += [plan_removal(ports[name]) for name in sorted(leaving & ports.keys())]
         self._clear(unfinished)
         self._present.settle_orphans()
         self._known = True
         return self._report
+
+    def _hold_back(self, batch: list[WantedService]) -> list[WantedService]:
+        """The Service ports that take nothing away from anybody; the others are held."""
+        held = {service.name for service in batch if bereaves(self._present, service)}
+        self._report.held |= held
+        return [service for service in batch if service.name not in held]
 
     # ---- writing: first what nothing points to yet, then what points to it ------------------
 

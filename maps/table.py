@@ -362,4 +362,4 @@ def require_bpffs(directory: Path) -> None:
     there = next(path for path in (directory, *directory.parents) if path.exists())
     if not bpf.is_bpffs(there):
         under_sys = directory.is_relative_to("/sys/fs/bpf")
-        raise MissingBpffs(str(directory), "/sys/fs/bpf" if under_sys else str(there))
+        raise MissingBpffs(str(directory), "/sys/fs/bpf" if under_sys else "")

@@ -22,8 +22,9 @@ from kpbpf.home import Home
 from maps import bpf
 from maps.abi import Hook
 from maps.table import open_tables
-from tests.datapath.node import Node, Pod
+from tests.datapath.node import Node
 from tests.datapath.packets import IPV4, IPV6, Net
+from tests.datapath.result import Pod
 
 BPFFS = Path("/sys/fs/bpf")
 CLONE_NEWNET = 0x40000000

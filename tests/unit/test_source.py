@@ -32,7 +32,8 @@ def test_only_verdict_h_answers_the_kernel() -> None:
     guilty = [
         file.name
         for file in C_FILES
-        if file.name != "verdict.h" and re.search(r"\breturn (TC_ACT_|KP_ACT_PASS)", code(file.name))
+        if file.name != "verdict.h"
+        and re.search(r"\breturn (TC_ACT_|KP_ACT_PASS)", code(file.name))
     ]
     assert not guilty
 
@@ -79,7 +80,11 @@ def test_files_fit_on_a_few_screens() -> None:
 
 @pytest.mark.parametrize("document", ["README.md", "docs/ARCHITECTURE.md", "docs/decisions.md"])
 def test_every_path_a_document_names_exists(document: str) -> None:
-    named = set(re.findall(r"(?<![\w/])(?:kpbpf|maps|controllers|bpf_src|deploy|bench|tests|docs)/[\w./-]*\w",
-                           (ROOT / document).read_text()))
+    named = set(
+        re.findall(
+            r"(?<![\w/])(?:kpbpf|maps|controllers|bpf_src|deploy|bench|tests|docs)/[\w./-]*\w",
+            (ROOT / document).read_text(),
+        )
+    )
     missing = {path for path in named if not (ROOT / path).exists()}
     assert not missing
