@@ -79,8 +79,7 @@ KP_INLINE bool kp_is_frontend(struct kp_context *ctx)
 }
 
 /* Endpoints changed since this flow was judged, or it comes from another interface
- * than it did: look the ends up once more. A traced packet may leave the result behind:
- * it is what the next one would find. */
+ * than it did: look the ends up once more. */
 KP_INLINE int kp_judge_again(struct kp_context *ctx, struct kp_flow *flow, bool from_client)
 {
 	struct kp_packet *pkt = ctx->pkt;

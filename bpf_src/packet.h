@@ -16,8 +16,8 @@
 #define KP_L4_MAX 512
 #define KP_OFFSET_MASK 1023
 
-/* Marks of a packet that `kpbpf trace` sends through by test-run: it makes and refreshes
- * no record, and is not counted. */
+/* Marks of a packet that `kpbpf trace` sends through by test-run: it changes no map, and
+ * is not counted. */
 #define KP_TRACE_MARK3 0x6b706270
 #define KP_TRACE_MARK4 0x74726163
 
