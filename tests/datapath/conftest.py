@@ -24,6 +24,7 @@ from maps.abi import Hook
 from maps.table import open_tables
 from tests.datapath.node import Node
 from tests.datapath.packets import IPV4, IPV6, Net
+from tests.datapath.pair import Pair, pod_on_a_veth
 from tests.datapath.result import Pod
 
 BPFFS = Path("/sys/fs/bpf")
@@ -146,3 +147,10 @@ def net(request: pytest.FixtureRequest) -> Net:
 def proto(request: pytest.FixtureRequest) -> str:
     """Each protocol with ports in turn."""
     return str(request.param)
+
+
+@pytest.fixture
+def pair() -> Iterator[Pair]:
+    """A pod on a veth, in the node's namespace for the length of the test."""
+    with pod_on_a_veth() as made:
+        yield made

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import pytest
 
 from kpbpf.datapath import attach, clsact, programs
-from kpbpf.datapath.netns import find_host_end, in_netns
+from kpbpf.datapath.netns import in_netns
 from kpbpf.errors import ForeignProgram, LinkGone, NotFound, Usage
 from kpbpf.home import Home
 from maps import bpf
@@ -23,6 +23,7 @@ from maps.abi import ABI_VERSION
 from maps.layout import U32
 from maps.table import open_tables
 from tests.datapath.conftest import fresh_home
+from tests.datapath.pair import Pair, run
 
 ETHERTYPE = 0x88B5
 """IEEE 802.1, for local experiments."""
@@ -88,38 +89,12 @@ def loaded(
 
 
 @pytest.fixture
-def node(loaded: tuple[Home, list[dict[str, Path]]]) -> Iterator[Node]:
-    """Enter a fresh namespace for the length of the test."""
+def node(pair: Pair, loaded: tuple[Home, list[dict[str, Path]]]) -> Iterator[Node]:
+    """The programs at hand beside a pod's veth; what a test attached is taken off again."""
     home, (first, second) = loaded
-    names = [f"kpbpf-test-{os.getpid()}-{role}" for role in ("node", "pod")]
-    clear_leftovers()
-    netns, pod = (Path("/run/netns", name) for name in names)
-    try:
-        for name in names:
-            run("ip", "netns", "add", name)
-        pair = ("type", "veth", "peer", "name", "eth0", "netns", names[1])
-        run("ip", "-n", names[0], "link", "add", "host0", *pair)
-        for name, device in zip(names, ("host0", "eth0"), strict=True):
-            run("ip", "-n", name, "link", "set", device, "addrgenmode", "none", "up")
-            run("ip", "-n", name, "link", "set", "lo", "up")
-        with in_netns(netns):
-            yield Node(home, netns, pod, socket.if_nametoindex("host0"), first, second)
-            for one in attach.attachments(home):
-                attach.detach(home, one.ifindex)
-    finally:
-        for name in names:
-            subprocess.run(["ip", "netns", "del", name], check=False)
-
-
-def clear_leftovers() -> None:
-    """Delete namespaces of runs that were killed."""
-    for left in Path("/run/netns").glob("kpbpf-test-*"):
-        if not Path("/proc", left.name.split("-")[2]).exists():
-            run("ip", "netns", "del", left.name)
-
-
-def run(*command: str) -> str:
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    yield Node(home, pair.netns, pair.pod, pair.ifindex, first, second)
+    for one in attach.attachments(home):
+        attach.detach(home, one.ifindex)
 
 
 @pytest.fixture(params=["tcx", "clsact"])
@@ -358,57 +333,3 @@ def test_qdisc_made_later_by_somebody_else_stays(
     attach.detach(node.home, node.ifindex)
     assert clsact_is_there(node.ifindex)
     assert [one.name for one in filters(node.ifindex)] == ["foreign"]
-
-
-# ---- namespaces ---------------------------------------------------------------------------
-
-
-def test_host_end_of_a_pod_is_found_with_its_addresses(node: Node) -> None:
-    for address in ("10.1.0.1/32", "fd00::1/128"):
-        run("nsenter", f"--net={node.pod}", "ip", "addr", "add", address, "dev", "eth0", "nodad")
-    link = find_host_end("eth0", node.pod)
-    assert (link.ifname, link.host_ifname, link.ifindex) == ("eth0", "host0", node.ifindex)
-    assert link.addresses == [socket.inet_pton(socket.AF_INET6, text) for text in ADDRESSES]
-    seen = run("ip", "link", "show", "host0")
-    assert link.node_mac.hex(":") in seen
-    assert link.pod_mac.hex(":") in run("nsenter", f"--net={node.pod}", "ip", "link")
-
-
-ADDRESSES = ("::ffff:10.1.0.1", "fd00::1")
-
-
-def test_what_is_no_pod_is_named(node: Node, tmp_path: Path) -> None:
-    with pytest.raises(NotFound, match="no interface eth7 in"):
-        find_host_end("eth7", node.pod)
-    with pytest.raises(NotFound, match="no network namespace"):
-        find_host_end("eth0", tmp_path / "none")
-    with pytest.raises(Usage, match=r"lo in .* not a veth"):
-        find_host_end("lo", node.pod)
-    (tmp_path / "file").touch()
-    with pytest.raises(Usage, match="not a network namespace"):
-        find_host_end("eth0", tmp_path / "file")
-
-
-def test_other_end_elsewhere_is_told(node: Node) -> None:
-    name = f"kpbpf-test-{os.getpid()}-elsewhere"
-    run("ip", "netns", "add", name)
-    try:
-        with in_netns(f"/run/netns/{name}"), pytest.raises(Usage, match="other end of eth0"):
-            find_host_end("eth0", node.pod)
-    finally:
-        run("ip", "netns", "del", name)
-
-
-def test_thread_comes_back_from_a_namespace_whatever_happens(node: Node) -> None:
-    def netns() -> Path:
-        return Path("/proc/thread-self/ns/net").readlink()
-
-    def fail_inside() -> None:
-        with in_netns(node.pod):
-            assert netns() != here
-            raise ZeroDivisionError
-
-    here = netns()
-    with pytest.raises(ZeroDivisionError):
-        fail_inside()
-    assert netns() == here
