@@ -72,7 +72,7 @@ lab: .venv/.dev ## namespaces as pods, node and remote network, real sockets (ro
 
 test-vm: .venv/.dev .make/debian-vm ## what this kernel may lack, on a stock Debian 6.1 kernel under qemu
 	$(call say,tests on an emulated Debian 6.1 kernel)
-	@$(PYTEST) tests/vm
+	@$(PYTEST) -s tests/vm
 
 # ---- work -----------------------------------------------------------------------
 

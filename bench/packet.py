@@ -5,8 +5,9 @@
 Runs the real programs on real maps by BPF_PROG_TEST_RUN, and beside them in the same run the
 physical floor: an empty program, and one that does a single lookup that hits. Read differences
 and ratios, not the figures themselves: they are the machine's. HOT is one packet again and
-again; COLD is a packet of another flow each time, drawn at random from --flows of them. Hot
-figures of translated journeys use a Service whose backend has the Service's own address, so that
+again; COLD is a packet of another flow each time, drawn at random from --flows of them, in a
+build that changes the client's port before each run (the floor's too). Translated journeys
+use a Service whose backend has the Service's own address, so that
 a repeated packet stays what it was; the program's work is the same. LOOKUPS counts lookups in
 hash maps in a second build of the same source; arrays are inlined and cost next to nothing.
 
@@ -16,9 +17,9 @@ Uses pins of its own below /sys/fs/bpf and removes them. Takes about a minute.
 import argparse
 import json
 import os
-import random
 import shutil
 import statistics
+import struct
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
@@ -28,6 +29,7 @@ from typing import NamedTuple
 
 from bench.journeys import (
     CLIENT,
+    KEY_AT,
     LOCAL,
     LOOPBACK,
     MAC,
@@ -42,7 +44,7 @@ from bench.journeys import (
 )
 from bpf_src import SOURCE
 from kpbpf import address
-from kpbpf.datapath import frame, programs
+from kpbpf.datapath import build, frame, programs
 from kpbpf.home import Home
 from maps import abi, bpf, config
 from maps.layout import U32
@@ -51,6 +53,10 @@ from maps.table import Tables, open_tables
 FLOOR = Path(__file__).parent / "floor"
 CONTEXT = bytes(192)
 REPEAT = 200
+WARM_PORT = 1000
+COLD_FIRST = 1024
+COLD_RUNS = 20_000
+COLD_ROUNDS = 15
 MAPS_LINE = '#include "maps.h"\n'
 """Behind it in packet.h, everything that lookups.h needs is known."""
 
@@ -138,22 +144,44 @@ def bench_home() -> Iterator[Home]:
 
 
 @contextmanager
-def variant(files: Iterable[Path], counting: bool = False) -> Iterator[Path]:
-    """The programs' source with some files in place of its own, or with lookups counted."""
+def variant(files: Iterable[Path] = (), counting: bool = False, cold: int = 0) -> Iterator[Path]:
+    """The programs' source with some files in place of its own.
+
+    `counting` counts lookups; `cold` is a number of flows, another of which each run meets.
+    """
     with tempfile.TemporaryDirectory() as directory:
-        for file in (*SOURCE.glob("*.[ch]"), *files):
+        for file in (*SOURCE.glob("*.[ch]"), FLOOR / "lookups.h", FLOOR / "cold.h", *files):
             shutil.copy(file, directory)
         if counting:
             header = Path(directory, "packet.h")
             text = header.read_text()
             header.write_text(text.replace(MAPS_LINE, f'{MAPS_LINE}#include "lookups.h"\n'))
+        if cold:
+            for name in build.PROGRAMS:
+                chill(Path(directory, f"{name}.c"), name, cold)
         yield Path(directory)
 
 
+def chill(file: Path, name: str, flows: int) -> None:
+    """Wrap a program in one that turns to another flow first."""
+    text = file.read_text()
+    head = f"KP_PROGRAM({name}) int {name}(struct __sk_buff *skb)"
+    assert head in text
+    wrapped = text.replace(head, "KP_INLINE int kp_journey(struct __sk_buff *skb)")
+    file.write_text(
+        f"{wrapped}\n#define KP_COLD_FIRST {COLD_FIRST}\n#define KP_COLD_FLOWS {flows}\n"
+        f'#include "cold.h"\n\n{head}\n{{\n\tkp_another_flow(skb);\n\treturn kp_journey(skb);\n}}\n'
+    )
+
+
 @contextmanager
-def loaded(home: Home, source: Path = SOURCE) -> Iterator[Bench]:
+def loaded(home: Home, counting: bool = False, cold: int = 0) -> Iterator[Bench]:
     """Compile and load the programs, and the floor's, over the home's maps."""
-    with open_tables(home, create=True) as tables, variant(FLOOR.glob("*.c")) as floor:
+    with (
+        open_tables(home, create=True) as tables,
+        variant(counting=counting, cold=cold) as source,
+        variant(FLOOR.glob("*.c"), cold=cold) as floor,
+    ):
         config.ensure(tables)
         config.write(tables, config.read(tables)._replace(epoch=1, udp_epoch=1))
         pins = programs.ensure_programs(home, source)
@@ -172,12 +200,12 @@ def loaded(home: Home, source: Path = SOURCE) -> Iterator[Bench]:
 
 def hot(bench: Bench, journey: Journey, rounds: int) -> float:
     """Median ns above the empty program, of one packet again and again."""
-    data = packet(journey, 1000, opens=not journey.known)
+    data = packet(journey, WARM_PORT, opens=not journey.known)
     bench.forget()
     times, empty = [], []
     for _ in range(rounds):
         if journey.known:
-            for key, flow in records(journey, 1000, bench.tick(), still=True):
+            for key, flow in records(journey, WARM_PORT, bench.tick(), still=True):
                 bench.tables.flows.put(key, flow)
         times.append(bench.run(journey.program, data, REPEAT if journey.known else 1))
         empty.append(bench.run("empty", data, REPEAT if journey.known else 1))
@@ -186,40 +214,55 @@ def hot(bench: Bench, journey: Journey, rounds: int) -> float:
     return statistics.median(times) - statistics.median(empty)
 
 
-def cold(bench: Bench, journey: Journey, flows: int, runs: int) -> tuple[float, float]:
-    """Median ns above the empty program, of another flow each time: (journey, bare lookup).
+def cold(bench: Bench, journey: Journey, flows: int) -> tuple[float, float]:
+    """Ns above the empty program, of another flow with every run: (journey, bare lookup).
 
-    The three programs take turns, each with flows that nobody has touched, within one tick.
+    `bench` is a cold build. Medians of test-runs of COLD_RUNS each, which take turns within one
+    tick of the programs.
     """
-    ports = random.sample(range(1024, 65_000), flows)
-    made = [pair for port in ports for pair in records(journey, port, 0, still=False)]
-    drawn = [packet(journey, port, opens=False) for port in random.sample(ports, 3 * runs)]
+    data = packet(journey, COLD_FIRST, opens=False)
+    context = cold_context(journey, data)
     bench.forget()
+    ports = range(COLD_FIRST, COLD_FIRST + flows)
+    made = [pair for port in ports for pair in records(journey, port, 0, still=True)]
     tick, now = bench.fresh_tick(), time.monotonic_ns()
     bench.tables.flows.put_many_raw(
         [(key.pack(), flow._replace(tick=tick, last_seen_ns=now).pack()) for key, flow in made]
     )
-    turns = (journey.program, "lookup", "empty")
-    times: dict[str, list[int]] = {program: [] for program in turns}
-    for number, data in enumerate(drawn):
-        program = turns[number % 3]
-        times[program].append(bench.run(program, data))
-    medians = [statistics.median(times[program]) for program in turns]
-    return medians[0] - medians[2], medians[1] - medians[2]
+    times: dict[str, list[int]] = {journey.program: [], "lookup": [], "empty": []}
+    for _ in range(COLD_ROUNDS):
+        for program, runs in times.items():
+            done = bpf.prog_test_run(bench.fds[program], data, context, COLD_RUNS)
+            runs.append(done.duration_ns)
+    median = {program: statistics.median(runs) for program, runs in times.items()}
+    return median[journey.program] - median["empty"], median["lookup"] - median["empty"]
+
+
+def cold_context(journey: Journey, data: bytes) -> bytes:
+    """A struct __sk_buff whose mark and priority tell cold.h where the client's port stands."""
+    is_reply = journey.name.startswith("reply")
+    transport = 34 if data[12:14] == b"\x08\x00" else 54
+    port = COLD_FIRST.to_bytes(2, "big")
+    key_ports = KEY_AT + 32
+    key_at = key_ports if data[key_ports : key_ports + 2] == port else key_ports + 2
+    context = bytearray(CONTEXT)
+    struct.pack_into("=I", context, 8, transport + (2 if is_reply else 0))
+    struct.pack_into("=I", context, 32, key_at)
+    return bytes(context)
 
 
 def lookups(home: Home) -> dict[str, int]:
     """Lookups in hash maps of every journey of IPv4, counted by a build that counts them."""
     counted = {}
-    with variant([FLOOR / "lookups.h"], True) as source, loaded(home, source) as bench:
+    with loaded(home, counting=True) as bench:
         bench.fill(1)
         for journey in journeys(4):
             bench.forget()
             if journey.known:
-                for key, flow in records(journey, 1000, bench.tick(), still=False):
+                for key, flow in records(journey, WARM_PORT, bench.tick(), still=False):
                     bench.tables.flows.put(key, flow)
             before = counter(bench.tables)
-            bench.run(journey.program, packet(journey, 1000, opens=not journey.known))
+            bench.run(journey.program, packet(journey, WARM_PORT, opens=not journey.known))
             counted[journey.name] = counter(bench.tables) - before
     return counted
 
@@ -236,27 +279,24 @@ def measure(services: list[int], family: int, flows: int, rounds: int) -> list[R
     with bench_home() as home:
         counted = lookups(home)
     for number in services:
-        with bench_home() as home, loaded(home) as bench:
+        below: list[tuple[float, float]] = []
+        measured: list[Row] = []
+        with bench_home() as home, loaded(home) as bench, loaded(home, cold=flows) as chilled:
             bench.fill(number)
-            floor: list[tuple[float, float]] = []
             for journey in journeys(family):
-                warm = hot(bench, journey, rounds)
-                below = hot_lookup(bench, journey, rounds)
-                chill = cold(bench, journey, flows, flows // 10) if journey.known else None
-                if chill:
-                    floor.append((below, chill[1]))
-                count = counted[journey.name]
-                rows.append(Row(journey.name, number, count, warm, chill[0] if chill else None))
-            medians = [statistics.median(column) for column in zip(*floor, strict=True)]
-            rows.insert(
-                len(rows) - len(journeys(family)), Row("floor: one lookup", number, 1, *medians)
-            )
+                warm, chill = hot(bench, journey, rounds), None
+                if journey.known:
+                    chill, floor = cold(chilled, journey, flows)
+                    below.append((hot_lookup(bench, journey, rounds), floor))
+                measured.append(Row(journey.name, number, counted[journey.name], warm, chill))
+        medians = [statistics.median(column) for column in zip(*below, strict=True)]
+        rows += [Row("floor: one lookup", number, 1, *medians), *measured]
     return rows
 
 
 def hot_lookup(bench: Bench, journey: Journey, rounds: int) -> float:
     """Median ns above the empty program, of a bare lookup of the journey's key."""
-    data = packet(journey, 1000, opens=False)
+    data = packet(journey, WARM_PORT, opens=False)
     key, _ = flow_key(journey.source, 1000, journey.target, journey.port)
     if journey.name.startswith("reply"):
         key, _ = flow_key(journey.source, journey.port, journey.target, 1000)

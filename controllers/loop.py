@@ -1,8 +1,8 @@
 """One worker for everything that writes: a queue of named work, run one at a time.
 
 The same name waits at most once, however often it is asked for. Work that fails with Retry
-comes back later and later; a Fix ends the loop, for it needs a person. The clock is given,
-so tests need not wait.
+comes back later and later; a Fix ends the loop, for it needs a person. Periodic work that
+turns out to be costly rests longer. The clocks are given, so tests need not wait.
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ Work = Callable[[], None]
 FIRST_RETRY_SEC = 0.1
 LAST_RETRY_SEC = 30.0
 
+CPU_SHARE = 0.02
+"""Of one core: what periodic work with room to rest may take."""
+
 _LOG = log.get(__name__)
 
 
@@ -33,17 +36,28 @@ class _Waiting:
 class _Periodic:
     work: Work
     every_sec: float
+    longest_sec: float
+
+    def rest(self, cpu_sec: float) -> float:
+        """Seconds until it is due again, after a turn that took so much CPU time."""
+        return max(self.every_sec, min(cpu_sec / CPU_SHARE, self.longest_sec))
 
 
 class Loop:
     """A queue of named work and the thread that calls `run`.
 
     `add` may be called from any thread, also from within work. `failures` tells how often in
-    a row each name has failed, for status and metrics.
+    a row each name has failed, for status and metrics. `cpu` tells the CPU time, in seconds, of
+    the thread that calls `run`.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        cpu: Callable[[], float] = time.thread_time,
+    ) -> None:
         self._clock = clock
+        self._cpu = cpu
         self._changed = threading.Condition()
         self._waiting: dict[str, _Waiting] = {}
         self._periodic: dict[str, _Periodic] = {}
@@ -58,10 +72,13 @@ class Loop:
             self._waiting[name] = _Waiting(work, min(due, waiting.due) if waiting else due)
             self._changed.notify()
 
-    def every(self, seconds: float, name: str, work: Work) -> None:
-        """Ask for work now and again `seconds` after each time it was done."""
+    def every(self, seconds: float, name: str, work: Work, longest_sec: float = 0.0) -> None:
+        """Ask for work now and again `seconds` after each time it was done.
+
+        That becomes up to `longest_sec` for work that would else take more than CPU_SHARE.
+        """
         with self._changed:
-            self._periodic[name] = _Periodic(work, seconds)
+            self._periodic[name] = _Periodic(work, seconds, longest_sec)
         self.add(name, work)
 
     def stop(self) -> None:
@@ -96,6 +113,7 @@ class Loop:
     # ---- inside -------------------------------------------------------------------------
 
     def _do(self, name: str, work: Work) -> None:
+        began = self._cpu()
         try:
             work()
         except Fix:
@@ -111,7 +129,7 @@ class Loop:
                 _LOG.info("%s: works again", name)
             periodic = self._periodic.get(name)
             if periodic is not None:
-                self.add(name, periodic.work, periodic.every_sec)
+                self.add(name, periodic.work, periodic.rest(self._cpu() - began))
             return
         self.add(name, work, delay)
 

@@ -6,9 +6,10 @@ maps.sync. Packets, programs and interfaces are not known here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from pathlib import Path
 from typing import NamedTuple
 
 from controllers.claims import Claims
@@ -25,16 +26,22 @@ from maps.table import Tables
 from maps.wanted import WantedService
 
 _LOG = log.get(__name__)
+#: Of many names, those that a message lists.
+_SHOWN = 3
 _PROTOCOL_NAMES = {number: name for name, number in PROTOCOLS.items()}
 
 
 class Status(NamedTuple):
-    """Counts for `kpbpf status` and metrics; `pending`: what is not written yet."""
+    """Counts for `kpbpf status` and metrics; `pending`: what is not written yet.
+
+    `held` tells of Service ports that must stay as they are, and why; empty if there are none.
+    """
 
     services: int
     slices: int
     ports: int
     pending: int
+    held: str = ""
 
 
 class ServicesController:
@@ -42,7 +49,10 @@ class ServicesController:
 
     Tell every change to `changed`, then call `reconcile`, which writes; the first time only
     after every source has been read in whole, for it takes away what it was not told of.
-    `writer_lock` is Home.writer_lock; `where` says for a problem where an object stands.
+    `writer_lock` is Home.writer_lock; `where` says for a problem where an object stands; `unread`
+    names what holds objects that cannot be read. Until that was nothing for once, the Services
+    that a process before this one served lose nothing: what seems to be gone may be in there.
+    From then on the source keeps the last good state of whatever becomes unreadable.
     All calls come from one thread.
     """
 
@@ -52,10 +62,14 @@ class ServicesController:
         node_name: str,
         writer_lock: Callable[[], AbstractContextManager[None]] = nullcontext,
         where: Callable[[Key], str] = str,
+        unread: Callable[[], Sequence[Path]] = list,
     ) -> None:
         self._sync = ServiceSync(tables)
         self._writer_lock = writer_lock
         self._where = where
+        self._unread = unread
+        self._whole = False
+        self._held = ""
         self._node = Node(node_name)
         self._services: dict[str, Service] = {}
         self._slices: dict[str, tuple[EndpointSlice, ...]] = {}
@@ -115,7 +129,9 @@ class ServicesController:
     # ---- writing ----------------------------------------------------------------------------
 
     def reconcile(self) -> Report:
-        """Write what changed. What fails stays pending: call again."""
+        """Write what changed. What fails or is held stays pending: call again."""
+        # Once is enough: it is never asked again.
+        self._whole = self._whole or not self._unread()
         dirty = list(self._dirty)
         for path in dirty:
             self._settle_ports(path)
@@ -124,18 +140,19 @@ class ServicesController:
                 self._sync.load()
                 served = {name for names in self._ports.values() for name in names}
                 self._leaving |= self._sync.names() - served
-            report = self._sync.apply(self._wanted(dirty), self._leaving)
+            report = self._sync.apply(self._wanted(dirty), self._leaving, self._whole)
         self._first = False
-        self._leaving &= report.failed.keys()
+        undone = report.failed.keys() | report.held
+        self._leaving &= undone
         self._unswept = HOUSEKEEPING in report.failed
         self._dirty = {
-            path: None
-            for path in dirty
-            if any(name in report.failed for name in self._ports.get(path, ()))
+            path: None for path in dirty if not undone.isdisjoint(self._ports.get(path, ()))
         }
         self._tell_problems()
-        if dirty:
-            _LOG.info("%d Services looked at, %d entries written", len(dirty), report.writes)
+        self._tell_held(report.held)
+        done = len(dirty) - len(self._dirty)
+        if done:
+            _LOG.info("%d Services looked at, %d entries written", done, report.writes)
         return report
 
     def work(self) -> None:
@@ -192,11 +209,25 @@ class ServicesController:
             slices=len(self._service_of),
             ports=sum(map(len, self._ports.values())),
             pending=len(self._dirty) + len(self._leaving) + self._unswept,
+            held=self._held,
         )
 
     def _problem(self, path: str, field: str, expected: str, got: str) -> Problem:
         key = Key("Service", *path.split("/"))
         return Problem(self._where(key), str(key), field, expected, got)
+
+    def _tell_held(self, names: set[str]) -> None:
+        """Log which Service ports are held by what, whenever that is another answer."""
+        told, self._held = self._held, ""
+        if names:
+            self._held = (
+                f"left as before this start until all of {_some(self._unread())} can be read: "
+                f"{_some(sorted(names))}"
+            )
+        if self._held and self._held != told:
+            _LOG.warning("Services %s", self._held)
+        elif told and not self._held:
+            _LOG.info("all was read: no Service is left as before this start")
 
     def _tell_problems(self) -> None:
         now = frozenset(self.problems())
@@ -205,6 +236,12 @@ class ServicesController:
         for problem in sorted(self._told - now):
             _LOG.info("mended: %s", problem)
         self._told = now
+
+
+def _some(things: Sequence[object]) -> str:
+    """The first few by name, and how many more there are."""
+    shown = ", ".join(map(str, things[:_SHOWN]))
+    return shown if len(things) <= _SHOWN else f"{shown} and {len(things) - _SHOWN} more"
 
 
 def _frontends(service: Service | None) -> list[bytes]:

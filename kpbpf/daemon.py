@@ -32,6 +32,9 @@ from maps.table import Tables, open_tables
 RECONCILE_SEC = 0.8
 """How often interfaces and attachments are looked at: put right within a second."""
 
+RECONCILE_LONGEST_SEC = 5.0
+"""The same where looking is costly: very many pods, or clsact, which takes a request a hook."""
+
 SWEEP_SEC = 5.0
 MEASURE_SEC = 15.0
 STATUS_SEC = 5.0
@@ -70,7 +73,7 @@ class Daemon:
         home.by_hand.mkdir(exist_ok=True)
         self._source = ManifestSource([*settings.manifests, home.by_hand])
         self._services = ServicesController(
-            tables, settings.node, home.writer_lock, self._source.where
+            tables, settings.node, home.writer_lock, self._source.where, self._source.unread
         )
         self._version = status.own_version()
         self._seen = observed.Observed(started=time.time())
@@ -96,7 +99,12 @@ class Daemon:
             stack.enter_context(_thread("housekeeping", self._house.run))
             stack.callback(self._stop)  # threads are joined after this
             self._loop.add("manifests", self._take_up)
-            self._loop.every(RECONCILE_SEC, "endpoints", lambda: endpoints.reconcile(mac_of))
+            self._loop.every(
+                RECONCILE_SEC,
+                "endpoints",
+                lambda: endpoints.reconcile(mac_of),
+                RECONCILE_LONGEST_SEC,
+            )
             self._loop.every(STATUS_SEC, "status", self._tell_status)
             self._house.every(SWEEP_SEC, "flow sweep", self._sweep)
             self._house.every(MEASURE_SEC, "map usage", self._measure)
@@ -184,6 +192,9 @@ class Daemon:
         seen.services, seen.pending = services.services, services.pending
         seen.problems = [*self._source.problems(), *self._services.problems()]
         seen.retried = self._loop.failures | self._house.failures
+        failures = {name: _times(count) for name, count in seen.retried.items()}
+        if services.held:
+            failures["Services"] = services.held
         status.write(
             self._home,
             status.Status(
@@ -196,8 +207,9 @@ class Daemon:
                 synced=seen.synced,
                 last_sync=seen.last_sync,
                 services=seen.services,
+                pending=seen.pending,
                 problems=[problem._asdict() for problem in seen.problems],
-                failures={name: _times(count) for name, count in seen.retried.items()},
+                failures=failures,
             ),
         )
 

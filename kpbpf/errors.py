@@ -109,13 +109,19 @@ class MissingPackage(Fix):
 
 
 class MissingBpffs(Fix):
-    """No BPF file system is mounted where pins should go."""
+    """No BPF file system is mounted where pins should go; `mount_point` is the usual place for one.
 
-    def __init__(self, path: str, mount_point: str) -> None:
+    Without it, `path` lies elsewhere: mounting over a directory that is in use would hide it.
+    """
+
+    def __init__(self, path: str, mount_point: str = "") -> None:
         super().__init__(
             f"{path} is not on a BPF file system",
             "maps and programs are kept there, so that traffic goes on while kpbpf restarts",
-            f"mount -t bpf bpf {mount_point}",
+            f"mount -t bpf bpf {mount_point}"
+            if mount_point
+            else "choose --pins below /sys/fs/bpf, or below a new directory that has such a file "
+            "system to itself: mkdir DIR && mount -t bpf bpf DIR",
         )
 
 
@@ -169,12 +175,13 @@ class Problem(NamedTuple):
     obj: str
     """Kind and name, as in "Service default/web"."""
     field: str
-    """Path of the field, as in "spec.ports[0].port"."""
+    """Path of the field, as in "spec.ports[0].port"; empty when it is the whole object."""
     expected: str
     got: str
 
     def __str__(self) -> str:
-        return f"{self.where}: {self.obj}: {self.field}: expected {self.expected}, got {self.got}"
+        place = ": ".join(part for part in (self.where, self.obj, self.field) if part)
+        return f"{place}: expected {self.expected}, got {self.got}"
 
 
 def _tail(text: str, lines: int = 12) -> str:

@@ -4,11 +4,15 @@ The only module that knows prometheus-client. Numbers that live elsewhere (maps,
 when somebody scrapes, by a function that the daemon hands in; only durations are kept here.
 """
 
+import socket
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 if TYPE_CHECKING:
-    from prometheus_client import Metric
+    from wsgiref.simple_server import WSGIServer
+
+    from prometheus_client import CollectorRegistry, Metric
 
 
 class Family(NamedTuple):
@@ -44,9 +48,9 @@ class Metrics:
 
     def serve(self, host: str, port: int) -> "Server":
         """Answer scrapes in a thread until stopped; OSError when the address cannot be bound."""
-        from prometheus_client import start_http_server
-
-        server, thread = start_http_server(port, host, self.registry)
+        server = _server(host, port, self.registry)
+        thread = threading.Thread(target=server.serve_forever, name="metrics", daemon=True)
+        thread.start()
 
         def stop() -> None:
             server.shutdown()
@@ -61,6 +65,35 @@ class Server(NamedTuple):
 
     port: int
     stop: Callable[[], None]
+
+
+def _server(host: str, port: int, registry: "CollectorRegistry") -> "WSGIServer":
+    """Bind an HTTP server that never asks DNS, not even for this machine's own name.
+
+    What the standard library and prometheus-client offer does, and would keep the daemon waiting
+    on a node whose DNS is a Service that it has not served yet.
+    """
+    from socketserver import TCPServer, ThreadingMixIn
+    from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
+
+    from prometheus_client import make_wsgi_app
+
+    class Http(ThreadingMixIn, WSGIServer):
+        address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        daemon_threads = True
+
+        def server_bind(self) -> None:
+            TCPServer.server_bind(self)
+            self.server_name, self.server_port = host, self.server_address[1]
+            self.setup_environ()
+
+    class Quiet(WSGIRequestHandler):
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - its name there
+            pass
+
+    server = Http((host, port), Quiet)
+    server.set_app(make_wsgi_app(registry))
+    return server
 
 
 class _Live:

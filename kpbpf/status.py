@@ -23,10 +23,12 @@ class Status(NamedTuple):
     """Whether every source was read once, and the maps hold what it says."""
     last_sync: float
     services: int
+    pending: int
+    """Services that are not written yet; `failures` tells why."""
     problems: list[dict[str, str]]
     """Of objects: where, obj, field, expected, got, as in errors.Problem."""
     failures: dict[str, str]
-    """What could not be done and is being tried again: of what, why."""
+    """What could not be done and is being tried again, or waits for something: of what, why."""
 
 
 def own_version() -> str:

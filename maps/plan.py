@@ -69,17 +69,17 @@ class Change:
         return len(port.sets) > (1 if wanted.backends else 0)
 
 
-def bereaves(present: Present, wanted: WantedService) -> bool:
+def takes_away(present: Present, wanted: WantedService) -> bool:
     """Whether it would end anything that an earlier process has put into the maps.
 
     That is an address of this port or of another one, a backend of either set, or what a member
     is good for. What this process wrote itself may go: then it is known to be wanted no more.
     """
     owners = [present.owners[key] for key in wanted.frontends if key in present.owners]
-    if any(owner.inherited and owner.name != wanted.name for owner in owners):
+    if any(served_before(owner) and owner.name != wanted.name for owner in owners):
         return True
     port = present.ports.get(wanted.name)
-    if port is None or not is_inheritance(port):
+    if port is None or not served_before(port):
         return False
     return (
         any(key not in wanted.frontends for key in port.frontends)
@@ -88,8 +88,8 @@ def bereaves(present: Present, wanted: WantedService) -> bool:
     )
 
 
-def is_inheritance(port: Port) -> bool:
-    """Whether somebody is served by it who was served before this process began."""
+def served_before(port: Port) -> bool:
+    """Whether it is still as it was served before this process began."""
     return port.inherited and bool(port.frontends)
 
 

@@ -31,12 +31,12 @@ from maps.plan import (
     Pair,
     backend_keys,
     backend_pairs,
-    bereaves,
-    is_inheritance,
     plan,
     plan_removal,
+    served_before,
     stale_frontends,
     stale_members,
+    takes_away,
     unused_bases,
 )
 from maps.present import UDP_DUE, Port, Present, read_present
@@ -116,7 +116,7 @@ class ServiceSync:
             unfinished += [change for change in changes if change.leaves_something()]
         ports = self._present.ports
         if not whole:
-            held = {name for name in leaving & ports.keys() if is_inheritance(ports[name])}
+            held = {name for name in leaving & ports.keys() if served_before(ports[name])}
             self._report.held |= held
             leaving -= held
         unfinished += [plan_removal(ports[name]) for name in sorted(leaving & ports.keys())]
@@ -127,7 +127,7 @@ class ServiceSync:
 
     def _hold_back(self, batch: list[WantedService]) -> list[WantedService]:
         """The Service ports that take nothing away from anybody; the others are held."""
-        held = {service.name for service in batch if bereaves(self._present, service)}
+        held = {service.name for service in batch if takes_away(self._present, service)}
         self._report.held |= held
         return [service for service in batch if service.name not in held]
 

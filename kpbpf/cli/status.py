@@ -122,7 +122,8 @@ def _tell(found: dict[str, Any]) -> None:
         pairs.append(("Last sync", f"{age(time.time() - daemon['last_sync'])} ago"))
     else:
         pairs.append(("Daemon", f"process {daemon['pid']}" if daemon["pid"] else "not running"))
-    pairs.append(("Services", f"{found['services']} addresses served"))
+    waiting = f", {daemon['pending']} Services wait to be written" if daemon.get("pending") else ""
+    pairs.append(("Services", f"{found['services']} addresses served{waiting}"))
     pairs.append(("Endpoints", f"{found['endpoints']} pods"))
     pairs += [
         (f"Program {row['name']}", f"{row['instructions']} instructions, {row['where']}")

@@ -7,7 +7,6 @@ is still writing is left alone. Tells paths; never reads what they hold. Not rec
 
 from __future__ import annotations
 
-import contextlib
 import os
 import stat
 import threading
@@ -53,6 +52,7 @@ class Directories:
         self._watched: dict[Path, tuple[int, int]] = {}
         self._signatures: dict[Path, _Signature] = {}
         self._writing: dict[Path, float] = {}
+        self._blind: set[Path] = set()
         self._guard = threading.Lock()
         self._pending: list[Change] = []
         self._rescan_due = True
@@ -68,6 +68,10 @@ class Directories:
     def order(self, path: Path) -> tuple[int, str]:
         """Sorts files: by directory as given, then by name."""
         return self._directories.index(path.parent), path.name
+
+    def unread(self) -> list[Path]:
+        """Manifests that are there and were never told: being written, or links to nothing."""
+        return sorted({*self._writing, *self._blind} - self._signatures.keys(), key=self.order)
 
     def watch(self, notify: Callable[[], None], stop: threading.Event) -> None:
         """Call `notify` whenever `changed` may have something to tell, until `stop` is set."""
@@ -164,17 +168,25 @@ class Directories:
         The files of a directory that is missing stay as they are.
         """
         self._forget_writers()
+        self._blind.clear()
         found: set[Path] = set()
         for directory in self._directories:
-            with contextlib.suppress(OSError):
+            try:
                 present = set(_manifests(directory))
-                known = {path for path in self._signatures if path.parent == directory}
-                found |= known - present
-                found |= {path for path in present if self._differs(path)}
+            except OSError:
+                if directory not in self.missing:
+                    self.missing.append(directory)
+                continue
+            known = {path for path in self._signatures if path.parent == directory}
+            found |= known - present
+            found |= {path for path in present if self._differs(path)}
         return found
 
     def _differs(self, path: Path) -> bool:
-        return path not in self._writing and _signature(path) != self._signatures.get(path)
+        signature = _signature(path)
+        if signature is None:
+            self._blind.add(path)
+        return path not in self._writing and signature != self._signatures.get(path)
 
     def _remember(self, path: Path) -> None:
         signature = _signature(path)

@@ -47,10 +47,14 @@ class _Held(NamedTuple):
 
 @dataclass(slots=True)
 class _File:
-    """What one file says: its objects, also the last good state of those it now spoils."""
+    """What one file says: its objects, also the last good state of those it now spoils.
+
+    `whole`: nothing in it had to be left out, so what it does not hold does not exist.
+    """
 
     objects: dict[Key, _Held] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
+    whole: bool = True
 
 
 class ManifestSource:
@@ -107,6 +111,16 @@ class ManifestSource:
             ]
         return found
 
+    def unread(self) -> list[Path]:
+        """Files and directories that hold, or may hold, an object that could not be read.
+
+        As long as there are none the view is whole. Remarks on an object that counts all the
+        same, and objects that two files hold, do not make it less so.
+        """
+        spoiled = [path for path in self._spoiled if not self._files[path].whole]
+        files = sorted({*spoiled, *self.directories.unread()}, key=self.directories.order)
+        return [*self.directories.missing, *files]
+
     def ignored(self) -> dict[str, str]:
         """Kinds that were met and are not read ("apps/v1 Deployment"), and where one was."""
         return dict(self._ignored)
@@ -135,7 +149,7 @@ class ManifestSource:
             got = (error.strerror or "an error") if isinstance(error, OSError) else str(error)
             expected = "JSON" if path.suffix == ".json" else "YAML"
             problem = Problem(str(path), "manifest", "the file", f"readable {expected}", got)
-            return _File(before.objects, [problem])
+            return _File(before.objects, [problem], whole=False)
 
     def _contents(self, path: Path, before: _File, found: Iterable[Document]) -> _File:
         after = _File()
@@ -154,6 +168,7 @@ class ManifestSource:
                 continue
             self._object(key, document, where, before, after)
         if unidentified:
+            after.whole = False
             # One of them may be an object that we knew: nothing goes until it can be told.
             for key, held in before.objects.items():
                 after.objects.setdefault(key, held)
@@ -162,11 +177,14 @@ class ManifestSource:
     def _object(
         self, key: Key, document: Document, where: str, before: _File, after: _File
     ) -> None:
+        if key in after.objects:
+            twice = BadObject("metadata.name", "an object that stands here once", "a second one")
+            after.problems.append(_problem(where, str(key), twice))
+            return
         try:
-            if key in after.objects:
-                raise BadObject("metadata.name", "an object that stands here once", "a second one")
             parsed = parse.parse(document.raw)
         except BadObject as bad:
+            after.whole = False
             after.problems.append(_problem(where, str(key), bad))
             if key in before.objects:
                 after.objects.setdefault(key, before.objects[key])

@@ -74,9 +74,17 @@ def test_fix_says_what_why_and_do_on_three_lines() -> None:
     assert do == "  do:  mount -t bpf bpf /sys/fs/bpf"
 
 
+def test_nobody_is_told_to_mount_over_a_directory_that_may_hold_something() -> None:
+    do = str(MissingBpffs("/srv/pins")).splitlines()[2]
+    assert "--pins" in do
+    assert "/srv" not in do
+
+
 def test_errors_name_what_they_are_about() -> None:
     assert str(MapFull("flows", 262_144)) == "map flows is full: it holds at most 262,144 entries"
     problem = Problem("web.yaml, document 2", "Service default/web", "spec.ports[0].port", "a", "b")
     assert str(problem) == (
         "web.yaml, document 2: Service default/web: spec.ports[0].port: expected a, got b"
     )
+    whole = problem._replace(field="")
+    assert str(whole) == "web.yaml, document 2: Service default/web: expected a, got b"

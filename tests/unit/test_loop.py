@@ -25,13 +25,15 @@ class Bench:
     """A loop, its clock, and a record of what was done when."""
 
     def __init__(self) -> None:
-        self.clock = Clock()
-        self.loop = Loop(self.clock)
+        self.clock, self.cpu = Clock(), Clock()
+        self.cost_sec = 0.0
+        self.loop = Loop(self.clock, self.cpu)
         self.done: list[str] = []
         self.failing: list[Exception] = []
 
     def work(self, name: str = "a") -> None:
         self.done.append(name)
+        self.cpu.now += self.cost_sec
         if self.failing:
             raise self.failing.pop(0)
 
@@ -73,6 +75,17 @@ def test_work_may_ask_for_more(bench: Bench) -> None:
     bench.loop.add("a", lambda: bench.loop.add("b", bench.work))
     bench.pass_time(0)
     assert bench.done == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("cpu_sec", "longest_sec", "rest_sec"), [(0.001, 5, 1), (0.04, 5, 2), (3, 5, 5), (3, 0, 1)]
+)
+def test_periodic_work_rests_as_long_as_its_cost_asks_for(
+    bench: Bench, cpu_sec: float, longest_sec: float, rest_sec: float
+) -> None:
+    bench.cost_sec = cpu_sec
+    bench.loop.every(1, "a", bench.work, longest_sec)
+    assert bench.pass_time(0) == pytest.approx(rest_sec)
 
 
 def test_periodic_work_comes_again(bench: Bench) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import urllib.request
-from collections.abc import Iterator
 
 import pytest
+from prometheus_client import generate_latest
 
 from controllers.observed import Observed, families
 from kpbpf.errors import Problem
@@ -22,29 +22,32 @@ def seen() -> Observed:
 
 
 @pytest.fixture
-def scrape(seen: Observed) -> Iterator[tuple[FakeTables, Scrape]]:
+def scrape(seen: Observed) -> tuple[FakeTables, Scrape]:
     tables = fake_tables()
-    metrics = Metrics(lambda: families(tables, seen))
-    server = metrics.serve("127.0.0.1", 0)
-    try:
-        yield tables, Scrape(server.port)
-    finally:
-        server.stop()
+    return tables, Scrape(Metrics(lambda: families(tables, seen)))
 
 
 class Scrape:
-    """Ask as Prometheus does."""
+    """The series that a scrape would find."""
 
-    def __init__(self, port: int) -> None:
-        self._url = f"http://127.0.0.1:{port}/metrics"
+    def __init__(self, metrics: Metrics) -> None:
+        self.metrics = metrics
 
     def __getitem__(self, series: str) -> float:
-        with urllib.request.urlopen(self._url, timeout=5) as answer:
-            for line in answer.read().decode().splitlines():
-                name, _, number = line.rpartition(" ")
-                if name == series:
-                    return float(number)
+        for line in generate_latest(self.metrics.registry).decode().splitlines():
+            name, _, number = line.rpartition(" ")
+            if name == series:
+                return float(number)
         raise KeyError(series)
+
+
+def test_prometheus_gets_it_by_http(scrape: tuple[FakeTables, Scrape]) -> None:
+    server = scrape[1].metrics.serve("127.0.0.1", 0)
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{server.port}/metrics", timeout=5) as answer:
+            assert b"\nkpbpf_synced 0.0\n" in answer.read()
+    finally:
+        server.stop()
 
 
 def test_packets_are_counted_by_hook_and_verdict(scrape: tuple[FakeTables, Scrape]) -> None:

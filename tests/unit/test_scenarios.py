@@ -1,9 +1,10 @@
 """Stories in files: manifests are written and removed, and the maps hold what is expected.
 
 Each file in scenarios/ is one story: `-- write NAME --` and a manifest, `-- remove NAME --`,
-`-- expect --` and the lines that tests.unit.reading makes of the maps, with the problems
-behind them. Every story runs twice: undisturbed, and with one write in ten failing. After
-each step a fresh daemon must find nothing to write.
+`-- restart --` for another daemon on the same maps, `-- expect --` and the lines that
+tests.unit.reading makes of the maps, with the problems behind them. Every story runs twice:
+undisturbed, and with one write in ten failing. After each step a fresh daemon must find
+nothing to write.
 
 With KPBPF_UPDATE=1 the expectations are written anew, to be reviewed as a diff.
 """
@@ -20,11 +21,11 @@ import pytest
 
 from controllers.services import ServicesController
 from kpbpf.kube.manifests import ManifestSource
-from maps.fake import FakeTables, fake_tables
+from maps.fake import fake_tables
 from tests.unit.reading import member_lines, service_lines
 
 STORIES = sorted((Path(__file__).parent / "scenarios").glob("*.txt"))
-_MARK = re.compile(r"^-- (write|remove|expect)(?: (\S+))? --\n", re.MULTILINE)
+_MARK = re.compile(r"^-- (write|remove|restart|expect)(?: (\S+))? --\n", re.MULTILINE)
 
 
 class Step(NamedTuple):
@@ -46,20 +47,26 @@ class Stage:
     def __init__(self, directory: Path, fail_every: int) -> None:
         self.directory = directory
         self.tables = fake_tables()
-        self.source = ManifestSource([directory])
-        self.controller = self._controller(self.tables)
+        self.source, self.controller = self._daemon()
         self.fail_every = fail_every
         self.tables.fail_every(fail_every)
 
-    def _controller(self, tables: FakeTables) -> ServicesController:
-        return ServicesController(tables, "node-a", where=self.source.where)
+    def _daemon(self) -> tuple[ManifestSource, ServicesController]:
+        source = ManifestSource([self.directory])
+        controller = ServicesController(
+            self.tables, "node-a", where=source.where, unread=source.unread
+        )
+        return source, controller
 
     def play(self, step: Step) -> None:
-        """Write or remove a file."""
+        """Write or remove a file, or start again."""
         if step.verb == "write":
             (self.directory / step.name).write_text(step.body)
-        else:
+        elif step.verb == "remove":
             (self.directory / step.name).unlink()
+        else:
+            self.source.close()
+            self.source, self.controller = self._daemon()
 
     def lines(self) -> str:
         """What the maps hold, once everything that was played is in them."""
@@ -69,14 +76,15 @@ class Stage:
             if not self.controller.reconcile().failed:
                 break
         problems = [*self.source.problems(), *self.controller.problems()]
-        told = [f"problem: {problem}".replace(f"{self.directory}/", "") for problem in problems]
+        told = [f"problem: {problem}" for problem in problems]
+        if held := self.controller.status().held:
+            told.append(f"held: {held}")
         lines = [*service_lines(self.tables), *member_lines(self.tables), *told]
-        return "".join(f"{line}\n" for line in lines)
+        return "".join(f"{line}\n".replace(f"{self.directory}/", "") for line in lines)
 
     def writes_of_a_fresh_daemon(self) -> int:
         """Entries that another daemon, reading the same directory, would change."""
-        source = ManifestSource([self.directory])
-        controller = self._controller(self.tables)
+        source, controller = self._daemon()
         for event in source.refresh():
             controller.changed(event.key, event.model)
         source.close()

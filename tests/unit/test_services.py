@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from controllers.services import ServicesController
+from controllers.services import ServicesController, Status
 from kpbpf.errors import Retry
 from kpbpf.model.objects import Key
 from maps.abi import Name, NameKey, NameKind
@@ -237,7 +237,7 @@ def test_counts_for_people(node: Node) -> None:
     node.tell(make.service(ports=[make.port(1, "a"), make.port(2, "b")]), make.slice_())
     assert node.controller.status().pending == 1
     node.controller.work()
-    assert node.controller.status() == (1, 1, 2, 0)
+    assert node.controller.status() == Status(services=1, slices=1, ports=2, pending=0)
 
 
 OBJECTS = st.one_of(
@@ -280,7 +280,6 @@ OBJECTS = st.one_of(
 )
 
 
-@settings(max_examples=200)
 @given(
     steps=st.lists(
         st.tuples(OBJECTS, st.sampled_from(["tell", "tell", "tell", "forget", "sync"])),

@@ -22,6 +22,7 @@ WELL = Status(
     synced=True,
     last_sync=NOW - 50,
     services=3,
+    pending=0,
     problems=[],
     failures={},
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from kpbpf.errors import MapFull
@@ -169,7 +169,6 @@ def states(draw: st.DrawFn) -> list[WantedService]:
     ]
 
 
-@settings(max_examples=150)
 @given(
     steps=st.lists(st.tuples(states(), st.sampled_from((0, 9, 10, 11))), max_size=5),
     seed=st.integers(0, 1000),

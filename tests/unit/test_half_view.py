@@ -1,0 +1,237 @@
+"""A start with half a view takes nothing from anybody who was served before it.
+
+What a source says of its view, what the controller makes of it, and that no state of the maps
+and no half of the objects leads to a loss. The stories are in scenarios/restart-*.txt.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+
+from controllers.services import ServicesController
+from kpbpf.kube.manifests import ManifestSource
+from maps.fake import FakeTables
+from maps.sync import ServiceSync
+from maps.wanted import WantedService
+from tests import make
+from tests.unit.reading import service_lines
+from tests.unit.test_sync_faults import states
+from tests.unit.wanted import UDP, dump, service, synced
+
+BAD = make.service("bad", ports=[0])
+
+# ---- the source ------------------------------------------------------------------------
+
+
+def broken(directory: Path) -> None:
+    (directory / "x.yaml").write_text("kind: [")
+
+
+def a_bad_object(directory: Path) -> None:
+    (directory / "x.yaml").write_text(make.text(make.service(), BAD))
+
+
+def an_object_without_a_name(directory: Path) -> None:
+    (directory / "x.yaml").write_text(make.text(make.service(""), make.service()))
+
+
+def a_directory_in_place_of_a_file(directory: Path) -> None:
+    (directory / "x.yaml").mkdir()
+
+
+def a_link_to_nothing(directory: Path) -> None:
+    (directory / "x.yaml").symlink_to(directory / "nothing")
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        broken,
+        a_bad_object,
+        an_object_without_a_name,
+        a_directory_in_place_of_a_file,
+        a_link_to_nothing,
+    ],
+)
+def test_what_may_hold_an_unknown_object_is_named_until_it_is_mended(
+    spoil: Callable[[Path], None], tmp_path: Path
+) -> None:
+    (tmp_path / "good.yaml").write_text(make.text(make.service("good")))
+    spoil(tmp_path)
+    source = ManifestSource([tmp_path])
+    source.refresh()
+    path = tmp_path / "x.yaml"
+    assert source.unread() == [path]
+    path.rmdir() if path.is_dir() else path.unlink()
+    path.write_text(make.text(make.service()))
+    source.directories.look_again()
+    source.refresh()
+    assert source.unread() == []
+    source.close()
+
+
+def test_a_file_that_is_being_written_at_the_start_has_not_been_read(tmp_path: Path) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text(make.text(make.service()))
+    source = ManifestSource([tmp_path])
+    with path.open("a") as file:
+        file.write("---\n")
+        file.flush()
+        assert source.refresh() == []
+        assert source.unread() == [path]
+    assert len(source.refresh()) == 1
+    assert source.unread() == []
+    source.close()
+
+
+def test_a_directory_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    directory = tmp_path / "directory"
+    directory.write_text("")
+    source = ManifestSource([directory])
+    source.refresh()
+    assert source.unread() == [directory]
+    source.close()
+
+
+def test_what_is_wrong_but_hides_nothing_leaves_the_view_whole(tmp_path: Path) -> None:
+    remarkable = make.service(externalIPs=["x"])
+    (tmp_path / "a.yaml").write_text(make.text(remarkable, remarkable))
+    (tmp_path / "b.yaml").write_text(make.text(make.service()))
+    source = ManifestSource([tmp_path])
+    source.refresh()
+    assert len(source.problems()) == 3
+    assert source.unread() == []
+    source.close()
+
+
+# ---- the controller --------------------------------------------------------------------
+
+
+class Restarted:
+    """A daemon on the tables of another one; it knows no object yet, and `unread` is unread."""
+
+    def __init__(self, *before: make.Raw) -> None:
+        first = ServicesController(tables := synced(), "node-a")
+        tell(first, *before)
+        first.work()
+        self.tables: FakeTables = tables
+        self.unread = [Path("x.yaml")]
+        self.controller = ServicesController(tables, "node-a", unread=lambda: self.unread)
+
+    def sync(self, *raws: make.Raw) -> list[str]:
+        tell(self.controller, *raws)
+        self.controller.work()
+        return service_lines(self.tables)
+
+
+def tell(controller: ServicesController, *raws: make.Raw) -> None:
+    for raw in raws:
+        model = make.model(raw)
+        controller.changed(model.key, model)
+
+
+WEB = "10.96.0.10:80/TCP default/web/IPv4: 10.1.0.1:8080"
+
+
+def test_held_ports_are_pending_and_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    node = Restarted(make.service(), make.slice_())
+    for _ in range(3):
+        assert node.sync() == [WEB]
+    assert node.controller.status().pending == 1
+    told = [record for record in caplog.records if "x.yaml" in record.message]
+    assert len(told) == 1
+    assert "default/web/IPv4" in told[0].message
+    node.unread = []
+    assert node.sync() == []
+    assert node.controller.status().pending == 0
+    assert node.controller.status().held == ""
+
+
+def test_a_service_that_lost_nothing_at_the_start_may_lose_anything_later() -> None:
+    node = Restarted(make.service(), make.slice_(["10.1.0.1", "10.1.0.2"]))
+    assert node.sync(make.service(), make.slice_(["10.1.0.1", "10.1.0.2", "10.1.0.3"]))
+    assert node.sync(make.slice_()) == [WEB]
+    node.controller.changed(make.model(make.service()).key, None)
+    assert node.sync() == []
+
+
+def test_once_the_view_was_whole_it_need_not_be_so_again() -> None:
+    node = Restarted(make.service(), make.slice_())
+    node.unread = []
+    node.sync(make.service(), make.slice_())
+    node.unread = [Path("x.yaml")]
+    assert node.sync(make.slice_(["10.1.0.2"])) == [WEB.replace("10.1.0.1", "10.1.0.2")]
+
+
+def test_what_was_half_written_and_serves_nobody_is_no_reason_to_wait() -> None:
+    node = Restarted(make.service(), make.slice_())
+    for key, _ in list(node.tables.frontends.items()):
+        node.tables.frontends.delete(key)
+    assert node.sync(make.service(), make.slice_(["10.1.0.2"])) == [
+        WEB.replace("10.1.0.1", "10.1.0.2")
+    ]
+
+
+# ---- the maps --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "held"),
+    [
+        (service("a", 1, [1, 2]), service("a", 1, [1, 2, 3]), False),
+        (service("a", 1, [1, 2]), service("a", 1, [1, 3]), True),
+        (service("a", 1, [1, 2], [1]), service("a", 1, [1, 2], [1, 2]), False),
+        (service("a", 1, [1, 2], [1]), service("a", 1, [1, 2], [2]), True),
+        (service("a", 1, [1]), service("a", [1, 2], [1]), False),
+        (service("a", [1, 2], [1]), service("a", 2, [1]), True),
+        (service("a", 1, [1]), replace(service("a", 1, [1]), frontends=()), True),
+        (service("a", 1, [1]), service("b", 1, [1]), True),
+        (service("a", 1, [1]), service("b", 2, [1]), False),
+        (service("a", 1, [], proto=UDP, serving=[1]), service("a", 1, [1, 2], proto=UDP), False),
+        (service("a", 1, [1], proto=UDP, serving=[2]), service("a", 1, [1], proto=UDP), True),
+        (service("a", 1, [1], proto=UDP), service("a", 1, [], proto=UDP, serving=[1]), True),
+        (service("a", 1, [1], affinity_sec=9), service("a", 1, [1, 2], affinity_sec=5), False),
+    ],
+)
+def test_a_port_is_held_if_anybody_would_lose_by_it(
+    before: WantedService, now: WantedService, held: bool
+) -> None:
+    tables = synced(before)
+    report = ServiceSync(tables).apply([now], whole=False)
+    assert report.held == ({now.name} if held else set())
+    assert (report.writes == 0) == held
+
+
+@given(before=states(), after=states())
+def test_half_a_view_loses_nothing_and_the_whole_one_settles_all(
+    before: list[WantedService], after: list[WantedService]
+) -> None:
+    tables = synced(*before)
+    served = served_backends(tables)
+    sync = ServiceSync(tables)
+    sync.load()
+    gone = sync.names() - {wanted.name for wanted in after}
+    half = sync.apply(after, gone, whole=False)
+    now = served_backends(tables)
+    assert all(backends <= now[frontend] for frontend, backends in served.items())
+    waiting = [wanted for wanted in after if wanted.name in half.held]
+    assert not sync.apply(waiting, gone & half.held).held
+    assert dump(tables) == dump(synced(*after))
+
+
+def served_backends(tables: FakeTables) -> dict[tuple[str, str], set[bytes]]:
+    """The backends behind each frontend, and whose it is."""
+    names = {key.id: name.text for key, name in tables.names.items()}
+    found = {}
+    backends = dict(tables.backends.items())
+    for key, value in tables.frontends.items():
+        mine = {backend.pack() for place, backend in backends.items() if place.base == value.base}
+        found[str(key), names[value.service]] = mine
+    return found
