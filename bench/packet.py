@@ -150,7 +150,7 @@ def variant(files: Iterable[Path] = (), counting: bool = False, cold: int = 0) -
     `counting` counts lookups; `cold` is a number of flows, another of which each run meets.
     """
     with tempfile.TemporaryDirectory() as directory:
-        for file in (*SOURCE.glob("*.[ch]"), FLOOR / "lookups.h", FLOOR / "cold.h", *files):
+        for file in (*SOURCE.glob("*.[ch]"), *FLOOR.glob("*.h"), *files):
             shutil.copy(file, directory)
         if counting:
             header = Path(directory, "packet.h")
