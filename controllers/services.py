@@ -79,7 +79,7 @@ class ServicesController:
         self._dirty: dict[str, None] = {}
         self._leaving: set[str] = set()
         self._faults: dict[str, list[Fault]] = {}
-        self._told: frozenset[Problem] = frozenset()
+        self._told = log.Told(_LOG)
         self._unswept = False
         self._first = True
 
@@ -148,7 +148,7 @@ class ServicesController:
         self._dirty = {
             path: None for path in dirty if not undone.isdisjoint(self._ports.get(path, ()))
         }
-        self._tell_problems()
+        self._told.tell(self.problems())
         self._tell_held(report.held)
         done = len(dirty) - len(self._dirty)
         if done:
@@ -228,14 +228,6 @@ class ServicesController:
             _LOG.warning("Services %s", self._held)
         elif told and not self._held:
             _LOG.info("all was read: no Service is left as before this start")
-
-    def _tell_problems(self) -> None:
-        now = frozenset(self.problems())
-        for problem in sorted(now - self._told):
-            _LOG.warning("%s", problem)
-        for problem in sorted(self._told - now):
-            _LOG.info("mended: %s", problem)
-        self._told = now
 
 
 def _some(things: Sequence[object]) -> str:

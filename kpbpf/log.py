@@ -5,7 +5,10 @@ Modules ask for their logger with `get(__name__)`. Only the entry points call `s
 
 import logging
 import sys
+from collections.abc import Iterable
 from typing import TextIO
+
+from kpbpf.errors import Problem
 
 LEVELS = {
     "debug": logging.DEBUG,
@@ -38,3 +41,20 @@ def start(level: str = "info", stream: TextIO | None = None) -> None:
 def get(name: str) -> logging.Logger:
     """Return the logger of a module; the package prefix `kpbpf.` is left out."""
     return logging.getLogger(name.removeprefix("kpbpf."))
+
+
+class Told:
+    """Says what went wrong and what was mended, each once."""
+
+    def __init__(self, log: logging.Logger) -> None:
+        self._log = log
+        self._before: frozenset[Problem] = frozenset()
+
+    def tell(self, problems: Iterable[Problem]) -> None:
+        """Log the difference to what was wrong the last time."""
+        now = frozenset(problems)
+        for problem in sorted(now - self._before):
+            self._log.warning("%s", problem)
+        for problem in sorted(self._before - now):
+            self._log.info("mended: %s", problem)
+        self._before = now

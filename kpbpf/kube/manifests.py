@@ -71,7 +71,7 @@ class ManifestSource:
         self._contested: set[Key] = set()
         self._current: dict[Key, Model] = {}
         self._ignored: dict[str, str] = {}
-        self._told: frozenset[Problem] = frozenset()
+        self._told = log.Told(_LOG)
 
     def refresh(self) -> list[Event]:
         """Read the files that changed; the objects that are different now, in order of files.
@@ -86,7 +86,7 @@ class ManifestSource:
                 touched[key] = None
             self._claim(path, before, after)
         events = [event for key in touched if (event := self._settle(key)) is not None]
-        self._tell_problems()
+        self._told.tell(self.problems())
         return events
 
     def problems(self) -> list[Problem]:
@@ -234,15 +234,6 @@ class ManifestSource:
         else:
             self._current[key] = model
         return Event(key, model)
-
-    def _tell_problems(self) -> None:
-        """Log what went wrong and what was mended since the last time."""
-        now = frozenset(self.problems())
-        for problem in sorted(now - self._told):
-            _LOG.warning("%s", problem)
-        for problem in sorted(self._told - now):
-            _LOG.info("mended: %s", problem)
-        self._told = now
 
 
 def _text(path: Path) -> str:
