@@ -70,7 +70,7 @@ lab: .venv/.dev ## namespaces as pods, node and remote network, real sockets (ro
 	$(call say,lab tests)
 	@$(PYTEST) tests/lab
 
-test-vm: .venv/.dev .make/debian-vm ## what this kernel may lack, on a stock Debian 6.1 kernel under qemu
+test-vm: .venv/.dev .make/debian-vm ## what this kernel may lack, on a stock Debian 6.1 kernel under qemu (about five minutes)
 	$(call say,tests on an emulated Debian 6.1 kernel)
 	@$(PYTEST) -s tests/vm
 

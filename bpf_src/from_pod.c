@@ -46,12 +46,7 @@ KP_INLINE int kp_new_translated(struct kp_context *ctx, const struct kp_endpoint
 
 KP_INLINE int kp_new(struct kp_context *ctx, struct kp_flow_key *key)
 {
-	struct kp_packet *pkt = ctx->pkt;
-	struct kp_frontend_key where = {
-		.addr = pkt->was.dst,
-		.port = pkt->was.dst_port,
-		.proto = pkt->proto,
-	};
+	struct kp_frontend_key where = kp_frontend_key_of(ctx->pkt);
 	struct kp_endpoint *target = NULL;
 	int verdict;
 
@@ -67,13 +62,9 @@ KP_INLINE int kp_new(struct kp_context *ctx, struct kp_flow_key *key)
 
 /* ---- a known connection ------------------------------------------------------ */
 
-KP_INLINE bool kp_is_frontend(struct kp_context *ctx)
+KP_INLINE bool kp_is_frontend(const struct kp_packet *pkt)
 {
-	struct kp_frontend_key where = {
-		.addr = ctx->pkt->was.dst,
-		.port = ctx->pkt->was.dst_port,
-		.proto = ctx->pkt->proto,
-	};
+	struct kp_frontend_key where = kp_frontend_key_of(pkt);
 
 	return kp_lookup(MAP(kp_frontends), &where);
 }
@@ -96,7 +87,7 @@ KP_INLINE int kp_judge_again(struct kp_context *ctx, struct kp_flow *flow, bool 
 		return KP_AFRESH; /* A43, at once */
 	}
 	if (pkt->proto == KP_PROTO_UDP && from_client && !(flow->flags & KP_FLOW_TRANSLATED) &&
-	    kp_is_frontend(ctx))
+	    kp_is_frontend(pkt))
 		return KP_AFRESH; /* it began before there was the Service */
 	flow->epoch = kp_epoch(ctx);
 	other = flow->flags & KP_FLOW_HAIRPIN ? own : kp_pod(&far);

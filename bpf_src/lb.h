@@ -15,6 +15,15 @@
 #define KP_PORT_FIRST 32768
 #define KP_PORT_COUNT 28232
 
+KP_INLINE struct kp_frontend_key kp_frontend_key_of(const struct kp_packet *pkt)
+{
+	return (struct kp_frontend_key){
+		.addr = pkt->was.dst,
+		.port = pkt->was.dst_port,
+		.proto = pkt->proto,
+	};
+}
+
 /* ---- which backend ---------------------------------------------------------- */
 
 KP_INLINE u32 kp_set_size(const struct kp_frontend *frontend)
