@@ -77,7 +77,8 @@ test-vm: .venv/.dev .make/debian-vm ## what this kernel may lack, on a stock Deb
 # ---- work -----------------------------------------------------------------------
 
 bench: .venv/.dev ## ns per packet, and objects to maps (root)
-	@for script in bench/[a-z]*.py; do $(PYTHON) "$$script"; done
+	@$(PYTHON) -m bench.packet
+	@$(PYTHON) -m bench.sync
 
 format: .venv/.dev ## let ruff put the sources in order
 	@$(PYTHON) -m ruff check --fix-only -q .

@@ -42,8 +42,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line (without the program's name) and return the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
     try:
-        arguments = build_parser(words).parse_args(words)
-        return int(arguments.call(arguments))
+        try:
+            arguments = build_parser(words).parse_args(words)
+            return int(arguments.call(arguments))
+        finally:
+            sys.stdout.flush()  # here, not at the exit of Python, which would complain
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
