@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* Rewrites addresses and ports: ctx->pkt->was becomes ctx->pkt->becomes, checksums with it.
+/* Rewrites addresses and ports: pkt->was becomes pkt->becomes, checksums with it.
  *
- * The transport checksum goes through bpf_l4_csum_replace, which alone knows what
- * an unfinished checksum (CHECKSUM_PARTIAL: offload, GSO) wants. The IP header is
- * written in place: RFC 1624, equation 3.
+ * Everything is written in place: RFC 1624, equation 3. Only a checksum that offload has
+ * left unfinished goes through bpf_l4_csum_replace, which alone can tell it for certain.
  */
 #pragma once
 #include "packet.h"
@@ -39,20 +38,71 @@ KP_INLINE u16 kp_checksum_moved(u16 check, u32 diff)
 	return ~kp_fold16((u16)~check + (u32)kp_fold16(diff));
 }
 
+KP_INLINE u32 kp_sum_address(const struct kp_addr *addr, bool ipv6)
+{
+	u64 sum = addr->word32[3];
+
+	if (ipv6)
+		sum += (u64)addr->word32[0] + addr->word32[1] + addr->word32[2];
+	return kp_fold32(sum);
+}
+
+/* The pseudo header of a transport checksum: RFC 9293, 3.1; RFC 8200, 8.1. */
+KP_INLINE u64 kp_sum_pseudo(struct kp_context *ctx, u8 proto, u32 len)
+{
+	struct kp_packet *pkt = ctx->pkt;
+
+	return (u64)kp_sum_address(&pkt->was.src, pkt->ipv6) +
+	       kp_sum_address(&pkt->was.dst, pkt->ipv6) + kp_htons(proto) + kp_htons(len);
+}
+
+/* Might the device still have to finish this checksum (CHECKSUM_PARTIAL)? Then its field
+ * holds the sum of the pseudo header and nothing more, which another one does once in
+ * 65,536 times. */
+KP_INLINE bool kp_may_be_unfinished(struct kp_context *ctx, u16 check)
+{
+	struct kp_packet *pkt = ctx->pkt;
+	u16 pseudo = kp_fold16(kp_fold32(kp_sum_pseudo(ctx, pkt->proto, pkt->end - pkt->l4)));
+
+	return ctx->skb->gso_size || pkt->fragment || check == pseudo ||
+	       ((u16)(check + 1) <= 1 && (u16)(pseudo + 1) <= 1); /* 0xffff is 0 */
+}
+
+/* A finished one is moved in place; else the kernel's helper does it, which knows better
+ * and costs as much as a lookup. What the device has summed up itself (CHECKSUM_COMPLETE,
+ * skb->csum) covers the addresses and this field: in IPv4 the header checksum makes up
+ * for the addresses, in IPv6 this field does, and the helper reckons with IPv4 only. */
 KP_INLINE int kp_rewrite_transport_checksum(struct kp_context *ctx, u32 addresses)
 {
 	struct kp_packet *pkt = ctx->pkt;
-	u32 ports = (u16)~pkt->was.src_port + pkt->becomes.src_port +
-		    (u16)~pkt->was.dst_port + pkt->becomes.dst_port;
+	u32 ports = (u16)~pkt->was.src_port + pkt->becomes.src_port + (u16)~pkt->was.dst_port +
+		    pkt->becomes.dst_port;
 	u32 offset = pkt->l4 + (pkt->proto == KP_PROTO_TCP ? 16 : 6);
 	u64 flags = pkt->proto == KP_PROTO_UDP ? BPF_F_MARK_MANGLED_0 : 0;
+	u16 *check = kp_bytes(ctx, offset, sizeof(*check));
 
+	if (!check)
+		return KP_DROP_REWRITE;
+	if (pkt->proto == KP_PROTO_UDP && !*check) { /* it has none */
+		kp_csum_update(ctx->skb, kp_fold32((pkt->ipv6 ? (u64)addresses : 0) + ports));
+		return KP_NEXT;
+	}
+	if (!kp_may_be_unfinished(ctx, *check)) {
+		*check = kp_checksum_moved(*check, kp_fold32((u64)addresses + ports));
+		if (pkt->proto == KP_PROTO_UDP && !*check)
+			*check = 0xffff;
+		if (!pkt->ipv6)
+			kp_csum_update(ctx->skb, ~addresses);
+		return KP_NEXT;
+	}
 	if (kp_l4_csum(ctx->skb, offset, 0, addresses, flags | BPF_F_PSEUDO_HDR))
 		return KP_DROP_REWRITE;
 	if ((pkt->was.src_port != pkt->becomes.src_port ||
 	     pkt->was.dst_port != pkt->becomes.dst_port) &&
 	    kp_l4_csum(ctx->skb, offset, 0, ports, flags))
 		return KP_DROP_REWRITE;
+	if (pkt->ipv6)
+		kp_csum_update(ctx->skb, addresses);
 	return KP_NEXT;
 }
 
@@ -109,11 +159,9 @@ KP_INLINE int kp_rewrite(struct kp_context *ctx)
 		verdict = kp_rewrite_transport_checksum(ctx, diff);
 		if (verdict != KP_NEXT)
 			return verdict;
-	}
-	/* A device's sum of the whole packet (CHECKSUM_COMPLETE) covers the addresses;
-	 * in IPv4 the header checksum makes up for them, IPv6 has none. */
-	if (pkt->ipv6)
+	} else if (pkt->ipv6) {
 		kp_csum_update(ctx->skb, diff);
+	}
 	verdict = kp_rewrite_addresses(ctx, diff);
 	if (verdict != KP_NEXT)
 		return verdict;

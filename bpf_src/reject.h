@@ -25,24 +25,6 @@ KP_INLINE bool kp_may_refuse(struct kp_context *ctx)
 	return bucket->spent++ < ctx->config->refusals_per_sec;
 }
 
-KP_INLINE u32 kp_sum_address(const struct kp_addr *addr, bool ipv6)
-{
-	u64 sum = addr->word32[3];
-
-	if (ipv6)
-		sum += (u64)addr->word32[0] + addr->word32[1] + addr->word32[2];
-	return kp_fold32(sum);
-}
-
-/* The pseudo header of a transport checksum: RFC 9293, 3.1; RFC 8200, 8.1. */
-KP_INLINE u64 kp_sum_pseudo(struct kp_context *ctx, u8 proto, u32 len)
-{
-	struct kp_packet *pkt = ctx->pkt;
-
-	return (u64)kp_sum_address(&pkt->was.src, pkt->ipv6) +
-	       kp_sum_address(&pkt->was.dst, pkt->ipv6) + kp_htons(proto) + kp_htons(len);
-}
-
 KP_INLINE void kp_swap_macs(struct kp_ethhdr *eth)
 {
 	struct kp_mac mac;

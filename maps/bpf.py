@@ -29,6 +29,9 @@ TCX_EGRESS = 47
 F_BEFORE = 1 << 3
 """With no relative program: at the head of the list."""
 
+F_TEST_SKB_CHECKSUM_COMPLETE = 1 << 2
+"""Test-run as if a device had summed the packet; EBADMSG when the sum is wrong afterwards."""
+
 LINK_TYPE_TCX = 11
 ENOTSUPP = 524
 """The kernel's own errno, which Python does not know: not supported for this map kind."""
@@ -285,7 +288,7 @@ def _items_one_by_one(fd: int, key_size: int, size: int) -> Iterator[tuple[bytes
 
 
 def prog_test_run(
-    fd: int, data: bytes, context: bytes = b"", repeat: int = 1, out_size: int = 0
+    fd: int, data: bytes, context: bytes = b"", repeat: int = 1, out_size: int = 0, flags: int = 0
 ) -> TestRun:
     """Run a program on a packet; `context` is a struct __sk_buff, whose end state comes back.
 
@@ -306,7 +309,7 @@ def prog_test_run(
         repeat,
         0,
         *contexts,
-        0,
+        flags,
         0,
         0,
         0,
