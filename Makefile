@@ -76,7 +76,7 @@ test-vm: .venv/.dev .make/debian-vm ## what this kernel may lack, on a stock Deb
 
 # ---- work -----------------------------------------------------------------------
 
-bench: .venv/.dev ## ns per packet, and objects to maps (root)
+bench: .venv/.dev ## ns per packet, objects to maps, time of a listing (root)
 	@$(PYTHON) -m bench.packet
 	@$(PYTHON) -m bench.sync
 

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """From Kubernetes objects to pinned maps: how long it takes, and how much memory.
 
 What runs is what the daemon runs: kpbpf.kube.parse, controllers.services and maps.sync on
@@ -25,8 +24,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 from controllers.services import ServicesController
 from kpbpf.home import Home
 from kpbpf.kube.parse import parse
@@ -34,9 +31,9 @@ from maps import config
 from maps.table import Tables, open_tables
 
 EXAMPLES = """examples:
-  bench/sync.py                                  10,000 Services x 10 endpoints
-  bench/sync.py --services 30000 --endpoints 4
-  bench/sync.py --udp-percent 100                every Service needs member entries too
+  python -m bench.sync                                  10,000 Services x 10 endpoints
+  python -m bench.sync --services 30000 --endpoints 4
+  python -m bench.sync --udp-percent 100                every Service needs member entries too
 """
 
 #: For 10,000 Services x 10 endpoints.
@@ -234,7 +231,16 @@ def _child(options: argparse.Namespace, pins: Path, run_dir: str, changes: int) 
         "--changes": changes,
     }
     arguments = [text for name, value in numbers.items() for text in (name, str(value))]
-    command = [sys.executable, __file__, "--child", str(pins), "--run-dir", run_dir, *arguments]
+    command = [
+        sys.executable,
+        "-m",
+        "bench.sync",
+        "--child",
+        str(pins),
+        "--run-dir",
+        run_dir,
+        *arguments,
+    ]
     found: dict[str, float] = json.loads(subprocess.run(command, check=True, stdout=-1).stdout)
     return found
 

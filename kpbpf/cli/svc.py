@@ -45,6 +45,7 @@ kpbpf svc add --service=[fd00::1]:80 --backend=[fd42::2]:8080 --affinity 600 --n
 _RM = """
 kpbpf svc rm 10.96.0.100:5201
 kpbpf svc rm default/web
+kpbpf svc rm --service=10.96.0.53:53 --protocol udp
 """
 _NAMED = "name (namespace/name) or address (10.96.0.10:80) of a Service"
 
@@ -81,7 +82,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     add.add_argument("--name", metavar="NAMESPACE/NAME", help="what to call it")
     rm = options.verb(verbs, "rm", "remove a Service that was made by hand", _rm, _RM)
-    rm.add_argument("service", metavar="NAME|ADDRESS:PORT", help=_NAMED)
+    which = rm.add_mutually_exclusive_group(required=True)
+    which.add_argument("service", metavar="NAME|ADDRESS:PORT", nargs="?", help=_NAMED)
+    which.add_argument(
+        "--service", metavar="ADDRESS:PORT", dest="address", help="the address, as for svc add"
+    )
+    rm.add_argument("--protocol", choices=options.PROTOCOLS, type=str.lower, help="(any)")
 
 
 def _ls(arguments: argparse.Namespace) -> int:
@@ -160,4 +166,5 @@ def _add(arguments: argparse.Namespace) -> int:
 def _rm(arguments: argparse.Namespace) -> int:
     from kpbpf.cli import svc_change
 
-    return svc_change.remove(options.home(arguments), arguments.service)
+    asked = arguments.service or arguments.address
+    return svc_change.remove(options.home(arguments), asked, arguments.protocol)

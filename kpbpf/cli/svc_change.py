@@ -56,10 +56,10 @@ def add(home: Home, service: ByHand) -> int:
     return 0
 
 
-def remove(home: Home, asked: str) -> int:
-    """Remove a Service that was made by hand, by name or address."""
+def remove(home: Home, asked: str, protocol: str | None = None) -> int:
+    """Remove a Service that was made by hand, by name or address, and protocol if need be."""
     with open_tables(home) as tables:
-        path, service = _find(home, tables, asked)
+        path, service = _find(home, tables, asked, protocol)
         path.unlink()
         _take_effect(home, tables, service, lambda: _owner(tables, service) != service.path)
     print(f"Service {service.path} removed: {_frontend(service)}")
@@ -150,10 +150,14 @@ def _refuse_taken(tables: Tables, service: ByHand) -> None:
         )
 
 
-def _find(home: Home, tables: Tables, asked: str) -> tuple[Path, ByHand]:
+def _find(home: Home, tables: Tables, asked: str, protocol: str | None) -> tuple[Path, ByHand]:
     """Find the one Service by hand that is meant."""
     place = options.ip_and_port_or_none(asked)
-    made = list(byhand.read_all(home.by_hand))
+    made = [
+        (path, service)
+        for path, service in byhand.read_all(home.by_hand)
+        if protocol in (None, show.protocol(service.proto).lower())
+    ]
     found = [
         (path, service)
         for path, service in made
@@ -162,7 +166,10 @@ def _find(home: Home, tables: Tables, asked: str) -> tuple[Path, ByHand]:
     if len(found) == 1:
         return found[0]
     if found:
-        raise Usage(f"{asked} may mean {_listed(service for _, service in found)}: use a name")
+        raise Usage(
+            f"{asked} may mean {_listed(service for _, service in found)}: "
+            "use a name, or --protocol"
+        )
     served = any(
         f"{row['address']}:{row['port']}" == asked or options.names(asked, row["name"])
         for row in show.services(tables)

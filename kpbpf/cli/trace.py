@@ -5,6 +5,7 @@ what the program said. Its mark makes the programs leave the maps alone, and not
 """
 
 import argparse
+import errno
 import random
 import struct
 from collections.abc import Mapping
@@ -15,7 +16,7 @@ from kpbpf.cli import options
 from kpbpf.cli.ep import choose
 from kpbpf.cli.output import Row, add_output, document, facts
 from kpbpf.datapath.frame import ICMP, PROTOCOLS, Packet, build, read
-from kpbpf.errors import Usage
+from kpbpf.errors import NotFound, Usage
 from maps import abi, show
 from maps.abi import Hook, Step, Verdict, short
 from maps.table import Tables
@@ -108,7 +109,15 @@ def run(program: int, frame: bytes, ifindex: int) -> Outcome:
     """Send a frame through a program as if it had come from an interface of this node."""
     from maps import bpf
 
-    result = bpf.prog_test_run(program, frame, context(ifindex))
+    try:
+        result = bpf.prog_test_run(program, frame, context(ifindex))
+    except OSError as error:
+        if error.errno != errno.ENODEV:
+            raise
+        raise NotFound(
+            f"interface {ifindex} is not in this network namespace; trace from the node's own: "
+            "nsenter --net=/run/netns/NODE kpbpf trace ..."
+        ) from None
     verdict, steps = struct.unpack_from("=II", result.context, _CB)
     return Outcome(verdict, steps, result.data)
 
