@@ -154,3 +154,12 @@ def pair() -> Iterator[Pair]:
     """A pod on a veth, in the node's namespace for the length of the test."""
     with pod_on_a_veth() as made:
         yield made
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say how many instructions the verifier looked at; its limit is a million."""
+    for report in terminalreporter.getreports("passed"):
+        verified = dict(report.user_properties).get("verified_insns")
+        if verified:
+            program = report.nodeid.partition("[")[2].rstrip("]")
+            terminalreporter.write_line(f"verifier: {program} took {verified:,} instructions")
