@@ -58,11 +58,11 @@ KP_INLINE u64 kp_sum_pseudo(struct kp_context *ctx, u8 proto, u32 len)
 
 /* Might the device still have to finish this checksum (CHECKSUM_PARTIAL)? Then its field
  * holds the sum of the pseudo header and nothing more, which another one does once in
- * 65,536 times. */
-KP_INLINE bool kp_may_be_unfinished(struct kp_context *ctx, u16 check)
+ * 65,536 times. `len` is the length that the pseudo header has. */
+KP_INLINE bool kp_may_be_unfinished(struct kp_context *ctx, u16 check, u32 len)
 {
 	struct kp_packet *pkt = ctx->pkt;
-	u16 pseudo = kp_fold16(kp_fold32(kp_sum_pseudo(ctx, pkt->proto, pkt->end - pkt->l4)));
+	u16 pseudo = kp_fold16(kp_fold32(kp_sum_pseudo(ctx, pkt->proto, len)));
 
 	return ctx->skb->gso_size || pkt->fragment || check == pseudo ||
 	       ((u16)(check + 1) <= 1 && (u16)(pseudo + 1) <= 1); /* 0xffff is 0 */
@@ -79,15 +79,24 @@ KP_INLINE int kp_rewrite_transport_checksum(struct kp_context *ctx, u32 addresse
 		    pkt->becomes.dst_port;
 	u32 offset = pkt->l4 + (pkt->proto == KP_PROTO_TCP ? 16 : 6);
 	u64 flags = pkt->proto == KP_PROTO_UDP ? BPF_F_MARK_MANGLED_0 : 0;
-	u16 *check = kp_bytes(ctx, offset, sizeof(*check));
+	u32 len = pkt->end - pkt->l4;
+	u16 *check;
 
+	if (pkt->proto == KP_PROTO_UDP) {
+		struct kp_udphdr *udp = kp_bytes(ctx, pkt->l4, sizeof(*udp));
+
+		if (!udp)
+			return KP_DROP_REWRITE;
+		len = kp_ntohs(udp->len);
+	}
+	check = kp_bytes(ctx, offset, sizeof(*check));
 	if (!check)
 		return KP_DROP_REWRITE;
 	if (pkt->proto == KP_PROTO_UDP && !*check) { /* it has none */
 		kp_csum_update(ctx->skb, kp_fold32((pkt->ipv6 ? (u64)addresses : 0) + ports));
 		return KP_NEXT;
 	}
-	if (!kp_may_be_unfinished(ctx, *check)) {
+	if (!kp_may_be_unfinished(ctx, *check, len)) {
 		*check = kp_checksum_moved(*check, kp_fold32((u64)addresses + ports));
 		if (pkt->proto == KP_PROTO_UDP && !*check)
 			*check = 0xffff;
