@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from pathlib import Path
 from typing import NamedTuple
 
 from controllers.claims import Claims
@@ -17,6 +16,7 @@ from kpbpf import log
 from kpbpf.address import to_text
 from kpbpf.compile.services import Fault, compile_service, family_ports
 from kpbpf.errors import Problem, Retry
+from kpbpf.kube.source import Unread
 from kpbpf.model.endpoint import EndpointSlice
 from kpbpf.model.objects import Key, Node
 from kpbpf.model.service import PROTOCOLS, Service
@@ -62,7 +62,7 @@ class ServicesController:
         node_name: str,
         writer_lock: Callable[[], AbstractContextManager[None]] = nullcontext,
         where: Callable[[Key], str] = str,
-        unread: Callable[[], Sequence[Path]] = list,
+        unread: Callable[[], Unread] = Unread,
     ) -> None:
         self._sync = ServiceSync(tables)
         self._writer_lock = writer_lock
@@ -131,7 +131,7 @@ class ServicesController:
     def reconcile(self) -> Report:
         """Write what changed. What fails or is held stays pending: call again."""
         # Once is enough: it is never asked again.
-        self._whole = self._whole or not self._unread()
+        self._whole = self._whole or self._unread() == Unread()
         dirty = list(self._dirty)
         for path in dirty:
             self._settle_ports(path)
@@ -220,8 +220,9 @@ class ServicesController:
         """Log which Service ports are held by what, whenever that is another answer."""
         told, self._held = self._held, ""
         if names:
+            places = _some(self._unread().places)
             self._held = (
-                f"left as before this start until all of {_some(self._unread())} can be read: "
+                f"left as before this start until all of {places} can be read: "
                 f"{_some(sorted(names))}"
             )
         if self._held and self._held != told:

@@ -61,7 +61,7 @@ def run(home: Home, settings: Settings) -> None:
 
 
 class Daemon:
-    """One daemon's life. All methods but `_watch` and `_keep_house` run in the main thread."""
+    """One daemon's life. All methods but those of `_house` run in the main thread."""
 
     def __init__(self, home: Home, settings: Settings, tables: Tables) -> None:
         self._home = home
@@ -69,7 +69,6 @@ class Daemon:
         self._tables = tables
         self._loop = Loop()
         self._house = Loop()
-        self._stopping = threading.Event()
         home.by_hand.mkdir(exist_ok=True)
         self._source = ManifestSource([*settings.manifests, home.by_hand])
         self._services = ServicesController(
@@ -95,10 +94,10 @@ class Daemon:
             endpoints = Endpoints(self._home, self._tables, self._load_programs())
             endpoints.reconcile(mac_of)
             programs.remove_stale(self._home)
-            stack.enter_context(_thread("watch", self._watch))
             stack.enter_context(_thread("housekeeping", self._house.run))
             stack.callback(self._stop)  # threads are joined after this
-            self._loop.add("manifests", self._take_up)
+            self._source.start(lambda: self._loop.add("objects", self._take_up))
+            self._loop.add("objects", self._take_up)
             self._loop.every(
                 RECONCILE_SEC,
                 "endpoints",
@@ -143,29 +142,22 @@ class Daemon:
         _LOG.info("metrics on http://%s:%d/metrics", host, server.port)
 
     def _stop(self) -> None:
-        self._stopping.set()
         self._loop.stop()
         self._house.stop()
 
     # ---- work ---------------------------------------------------------------------------
 
-    def _watch(self) -> None:
-        """Ask for work whenever a manifest may have changed."""
-        self._source.directories.watch(
-            lambda: self._loop.add("manifests", self._take_up), self._stopping
-        )
-
     def _take_up(self) -> None:
         """Read changed manifests and write what follows from them."""
         started = time.perf_counter()
-        events = self._source.refresh()
-        for event in events:
-            self._services.changed(event.key, event.model)
+        changes = self._source.refresh()
+        for change in changes:
+            self._services.changed(change.key, change.model)
         first = not self._seen.synced
         try:
             if first:
-                self._require_all_sources()
-            if events or first or self._services.status().pending:
+                self._require_all()
+            if changes or first or self._services.status().pending:
                 self._services.work()
                 self._seen.synced, self._seen.last_sync = True, time.time()
                 self._metrics.sync_seconds.observe(time.perf_counter() - started)
@@ -174,11 +166,11 @@ class Daemon:
         if first:
             _LOG.info("in sync after %.2f s", time.time() - self._seen.started)
 
-    def _require_all_sources(self) -> None:
+    def _require_all(self) -> None:
         """The first sync removes what no source knows: with half a view it would be too much."""
-        missing = ", ".join(map(str, self._source.directories.missing))
-        if missing:
-            raise Retry(f"{missing} cannot be read: the maps stay as they are until it can")
+        awaited = ", ".join(self._source.awaited())
+        if awaited:
+            raise Retry(f"{awaited} cannot be read: the maps stay as they are until it can")
 
     def _sweep(self) -> None:
         self._seen.flows_swept += flows.sweep(self._tables, kernel.now_ns())

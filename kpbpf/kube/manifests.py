@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable, Sequence
+import threading
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -21,6 +22,7 @@ from kpbpf.kube.decode import Document, Undecodable, documents
 from kpbpf.kube.directory import Directories
 from kpbpf.kube.fields import BadObject
 from kpbpf.kube.parse import Model, Parsed
+from kpbpf.kube.source import Change, Unread
 from kpbpf.model.objects import Key
 from kpbpf.model.service import Service
 
@@ -31,13 +33,6 @@ MAX_FILE_BYTES = 64 << 20
 MAX_IGNORED_KINDS = 100
 
 _LOG = log.get(__name__)
-
-
-class Event(NamedTuple):
-    """An object has a new state, or is gone (None)."""
-
-    key: Key
-    model: Model | None
 
 
 class _Held(NamedTuple):
@@ -60,7 +55,8 @@ class _File:
 class ManifestSource:
     """The objects of some directories. The directories given first win over later ones.
 
-    `refresh` and the accessors belong to one thread; `directories.watch` to another.
+    One kind of `source.Source`. `refresh` and the accessors belong to one thread;
+    `directories.watch` to another, which `start` begins.
     """
 
     def __init__(self, directories: Sequence[Path], rescan_sec: float = 10.0) -> None:
@@ -72,8 +68,16 @@ class ManifestSource:
         self._current: dict[Key, Model] = {}
         self._ignored: dict[str, str] = {}
         self._told = log.Told(_LOG)
+        self._stopping = threading.Event()
+        self._watcher: threading.Thread | None = None
 
-    def refresh(self) -> list[Event]:
+    def start(self, wake: Callable[[], None]) -> None:
+        """Begin to watch: `wake` is called, from another thread, when `refresh` has news."""
+        target, arguments = self.directories.watch, (wake, self._stopping)
+        self._watcher = threading.Thread(target=target, args=arguments, name="manifests")
+        self._watcher.start()
+
+    def refresh(self) -> list[Change]:
         """Read the files that changed; the objects that are different now, in order of files.
 
         The first call reads everything. Reading the same content again yields nothing.
@@ -85,9 +89,9 @@ class ManifestSource:
             for key in (*before.objects, *(after.objects if after else ())):
                 touched[key] = None
             self._claim(path, before, after)
-        events = [event for key in touched if (event := self._settle(key)) is not None]
+        changes = [change for key in touched if (change := self._settle(key)) is not None]
         self._told.tell(self.problems())
-        return events
+        return changes
 
     def problems(self) -> list[Problem]:
         """Everything that is wrong now, in order of files."""
@@ -111,7 +115,15 @@ class ManifestSource:
             ]
         return found
 
-    def unread(self) -> list[Path]:
+    def get(self, key: Key) -> Model | None:
+        """An object's last good state."""
+        return self._current.get(key)
+
+    def awaited(self) -> list[str]:
+        """Directories that are not there: what they hold is not known."""
+        return [f"directory {directory}" for directory in self.directories.missing]
+
+    def unread(self) -> Unread:
         """Files and directories that hold, or may hold, an object that could not be read.
 
         As long as there are none the view is whole. Remarks on an object that counts all the
@@ -119,7 +131,7 @@ class ManifestSource:
         """
         spoiled = [path for path in self._spoiled if not self._files[path].whole]
         files = sorted({*spoiled, *self.directories.unread()}, key=self.directories.order)
-        return [*self.directories.missing, *files]
+        return Unread(tuple(map(str, (*self.directories.missing, *files))))
 
     def ignored(self) -> dict[str, str]:
         """Kinds that were met and are not read ("apps/v1 Deployment"), and where one was."""
@@ -134,6 +146,9 @@ class ManifestSource:
 
     def close(self) -> None:
         """Stop watching."""
+        self._stopping.set()
+        if self._watcher is not None:
+            self._watcher.join()
         self.directories.close()
 
     # ---- one file -----------------------------------------------------------------------
@@ -219,7 +234,7 @@ class ManifestSource:
         else:
             self._spoiled.discard(path)
 
-    def _settle(self, key: Key) -> Event | None:
+    def _settle(self, key: Key) -> Change | None:
         """What became of an object that a file touched."""
         claims = self._claims.get(key, [])
         if len(claims) > 1:
@@ -233,7 +248,7 @@ class ManifestSource:
             del self._current[key]
         else:
             self._current[key] = model
-        return Event(key, model)
+        return Change(key, model)
 
 
 def _text(path: Path) -> str:

@@ -16,6 +16,7 @@ from hypothesis import given
 
 from controllers.services import ServicesController
 from kpbpf.kube.manifests import ManifestSource
+from kpbpf.kube.source import Unread
 from maps.fake import FakeTables
 from maps.sync import ServiceSync
 from maps.wanted import WantedService
@@ -67,12 +68,12 @@ def test_what_may_hold_an_unknown_object_is_named_until_it_is_mended(
     source = ManifestSource([tmp_path])
     source.refresh()
     path = tmp_path / "x.yaml"
-    assert source.unread() == [path]
+    assert source.unread() == Unread((str(path),))
     path.rmdir() if path.is_dir() else path.unlink()
     path.write_text(make.text(make.service()))
     source.directories.look_again()
     source.refresh()
-    assert source.unread() == []
+    assert source.unread() == Unread()
     source.close()
 
 
@@ -84,9 +85,9 @@ def test_a_file_that_is_being_written_at_the_start_has_not_been_read(tmp_path: P
         file.write("---\n")
         file.flush()
         assert source.refresh() == []
-        assert source.unread() == [path]
+        assert source.unread() == Unread((str(path),))
     assert len(source.refresh()) == 1
-    assert source.unread() == []
+    assert source.unread() == Unread()
     source.close()
 
 
@@ -95,7 +96,7 @@ def test_a_directory_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     directory.write_text("")
     source = ManifestSource([directory])
     source.refresh()
-    assert source.unread() == [directory]
+    assert source.unread() == Unread((str(directory),))
     source.close()
 
 
@@ -106,7 +107,7 @@ def test_what_is_wrong_but_hides_nothing_leaves_the_view_whole(tmp_path: Path) -
     source = ManifestSource([tmp_path])
     source.refresh()
     assert len(source.problems()) == 3
-    assert source.unread() == []
+    assert source.unread() == Unread()
     source.close()
 
 
@@ -121,7 +122,7 @@ class Restarted:
         tell(first, *before)
         first.work()
         self.tables: FakeTables = tables
-        self.unread = [Path("x.yaml")]
+        self.unread = Unread(("x.yaml",))
         self.controller = ServicesController(tables, "node-a", unread=lambda: self.unread)
 
     def sync(self, *raws: make.Raw) -> list[str]:
@@ -148,7 +149,7 @@ def test_held_ports_are_pending_and_told_once(caplog: pytest.LogCaptureFixture) 
     told = [record for record in caplog.records if "x.yaml" in record.message]
     assert len(told) == 1
     assert "default/web/IPv4" in told[0].message
-    node.unread = []
+    node.unread = Unread()
     assert node.sync() == []
     assert node.controller.status().pending == 0
     assert node.controller.status().held == ""
@@ -164,9 +165,9 @@ def test_a_service_that_lost_nothing_at_the_start_may_lose_anything_later() -> N
 
 def test_once_the_view_was_whole_it_need_not_be_so_again() -> None:
     node = Restarted(make.service(), make.slice_())
-    node.unread = []
+    node.unread = Unread()
     node.sync(make.service(), make.slice_())
-    node.unread = [Path("x.yaml")]
+    node.unread = Unread(("x.yaml",))
     assert node.sync(make.slice_(["10.1.0.2"])) == [WEB.replace("10.1.0.1", "10.1.0.2")]
 
 

@@ -1,0 +1,8 @@
+"""What the operator may choose: kube-proxy's flags and configuration file, and our own section.
+
+Reads words and files to one `Settings`; does nothing with it. Knows no map, no API server.
+"""
+
+from kpbpf.settings.settings import Address, Api, Settings
+
+__all__ = ["Address", "Api", "Settings"]

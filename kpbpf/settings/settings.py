@@ -1,0 +1,57 @@
+"""The settings of one daemon, as everything below the command line sees them.
+
+Plain values with their units in their names; where they came from is not known here.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+
+class Address(NamedTuple):
+    """Where a server listens: host "" and "0.0.0.0" are all of IPv4, "::" all of both families."""
+
+    host: str
+    port: int
+
+
+class Api(NamedTuple):
+    """How to reach the API server.
+
+    `masters` are URLs that are tried in turn; empty: the kubeconfig's, or the pod's own
+    environment where `kubeconfig` is None (in-cluster). `qps` and `burst` limit requests.
+    """
+
+    kubeconfig: Path | None
+    masters: tuple[str, ...] = ()
+    qps: float = 5.0
+    burst: int = 10
+
+
+class Settings(NamedTuple):
+    """One daemon's settings; the defaults are kube-proxy's where it has any (SEMANTICS A57)."""
+
+    node: str
+    manifests: tuple[Path, ...] = ()
+    api: Api | None = None
+    """None: no API server, manifests only."""
+    health: Address | None = Address("0.0.0.0", 10256)
+    metrics: Address | None = Address("127.0.0.1", 10249)
+    bind_address_hard_fail: bool = False
+    sync_period_sec: float = 30.0
+    """/healthz fails when a change has waited for twice as long (A53)."""
+    local_fast_path: bool = True
+    follow_pods: bool = True
+    """Find the pods of this node by the API and attach to them; needs `api`."""
+    pod_interface_prefixes: tuple[str, ...] = ()
+    """Host-side interfaces of pods, for pods that route and neighbours do not lead to."""
+    service_metrics: int = 0
+    """Services that get metrics of their own, at most; 0: none."""
+    oom_score_adj: int | None = -999
+    log_format: str = "text"
+    log_level: str = "info"
+    files: tuple[Path, ...] = ()
+    """What was read to get here; a change of their content ends the daemon (A57)."""
+    configuration: dict[str, Any] = {}  # noqa: RUF012 (never changed in place)
+    """The effective KubeProxyConfiguration, for /configz."""
