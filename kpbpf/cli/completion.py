@@ -37,7 +37,8 @@ def words(parser: argparse.ArgumentParser, path: tuple[str, ...] = ()) -> Words:
     values: list[str] = []
     found: Words = {path: values}
     for action in parser._actions:
-        flags += [flag for flag in action.option_strings if flag.startswith("--")]
+        if action.help != argparse.SUPPRESS:  # accepted, but not worth typing
+            flags += [flag for flag in action.option_strings if flag.startswith("--")]
         if action.choices and not action.option_strings:
             values += action.choices
         if isinstance(action, argparse._SubParsersAction):
@@ -68,7 +69,10 @@ _kpbpf() {{
     esac
     case "${{COMP_WORDS[COMP_CWORD-1]}}" in
     -o|--output) next="table wide json yaml" ;;
-    --netns) compopt -o filenames; COMPREPLY=($(compgen -f -- "$now")); return ;;
+    --log-level) next="debug info warning error" ;;
+    --logging-format) next="text json" ;;
+    --netns|--config|--kubeconfig|--write-config-to)
+        compopt -o filenames; COMPREPLY=($(compgen -f -- "$now")); return ;;
     --manifests) compopt -o filenames; COMPREPLY=($(compgen -d -- "$now")); return ;;
     esac
     COMPREPLY=($(compgen -W "$next" -- "$now"))
@@ -98,7 +102,9 @@ _kpbpf() {{
     esac
     case "${{words[CURRENT-1]}}" in
     -o|--output) next=(table wide json yaml) ;;
-    --netns) _files; return ;;
+    --log-level) next=(debug info warning error) ;;
+    --logging-format) next=(text json) ;;
+    --netns|--config|--kubeconfig|--write-config-to) _files; return ;;
     --manifests) _files -/; return ;;
     esac
     compadd -a next

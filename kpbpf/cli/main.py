@@ -9,12 +9,12 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from kpbpf.errors import KpbpfError, NotRoot, Usage
 
 COMMANDS = {
-    "run": "watch manifests and serve this node: the daemon",
+    "run": "follow a cluster or manifests, and serve this node: the daemon",
     "svc": "Services: list, look at, add and remove by hand",
     "ep": "endpoints, the pods of this node: list, attach, detach",
     "flow": "connections that are remembered",
@@ -87,9 +87,23 @@ class Parser(argparse.ArgumentParser):
         settings.setdefault("allow_abbrev", False)
         super().__init__(*args, **settings)  # type: ignore[arg-type]  # passed through unseen
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Refuse what nobody knows here, where it can be said what may have been meant."""
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{self._closest(unknown[0])}")
+        return found, unknown
+
     def error(self, message: str) -> NoReturn:
         """Say what is wrong and where help is; exit code 2."""
         self.exit(2, f"{self.prog}: {message}\nTry `{self.prog} --help`.\n")
+
+    def _closest(self, flag: str) -> str:
+        import difflib
+
+        known = [word for action in self._actions for word in action.option_strings]
+        close = difflib.get_close_matches(flag.partition("=")[0], known, n=1)
+        return f" (did you mean {close[0]}?)" if close else ""
 
 
 class _Help(argparse.RawDescriptionHelpFormatter):

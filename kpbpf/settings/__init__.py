@@ -3,6 +3,7 @@
 Reads words and files to one `Settings`; does nothing with it. Knows no map, no API server.
 """
 
-from kpbpf.settings.settings import Address, Api, Settings
+from kpbpf.settings.effective import read
+from kpbpf.settings.settings import Address, Api, Asked, Settings
 
-__all__ = ["Address", "Api", "Settings"]
+__all__ = ["Address", "Api", "Asked", "Settings", "read"]

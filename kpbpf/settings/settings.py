@@ -1,6 +1,6 @@
 """The settings of one daemon, as everything below the command line sees them.
 
-Plain values with their units in their names; where they came from is not known here.
+Plain values with their units in their names; how they are found out is in effective.py.
 """
 
 from __future__ import annotations
@@ -26,7 +26,18 @@ class Api(NamedTuple):
     kubeconfig: Path | None
     masters: tuple[str, ...] = ()
     qps: float = 5.0
+    """Greater than 0; "no limit" (a negative number in kube-proxy) is a million."""
     burst: int = 10
+
+
+class Asked(NamedTuple):
+    """What a command line says: all that is needed to find the settings out again."""
+
+    config: Path | None = None
+    """A KubeProxyConfiguration; with it only some flags count (SEMANTICS A57)."""
+    masters: tuple[str, ...] = ()
+    flags: tuple[tuple[str, Any], ...] = ()
+    """Names of flags, without dashes, and their raw values; only those that were given."""
 
 
 class Settings(NamedTuple):
@@ -49,9 +60,14 @@ class Settings(NamedTuple):
     service_metrics: int = 0
     """Services that get metrics of their own, at most; 0: none."""
     oom_score_adj: int | None = -999
+    """None: leave it alone."""
     log_format: str = "text"
     log_level: str = "info"
     files: tuple[Path, ...] = ()
     """What was read to get here; a change of their content ends the daemon (A57)."""
     configuration: dict[str, Any] = {}  # noqa: RUF012 (never changed in place)
     """The effective KubeProxyConfiguration, for /configz."""
+    warnings: tuple[str, ...] = ()
+    """What was accepted but has no effect; each is one line for the log."""
+    asked: Asked = Asked()
+    """What `kpbpf.settings.read` takes to read the file again."""

@@ -89,18 +89,36 @@ def test_the_commands_are_those_of_the_contract() -> None:
         ("run",),
         ("run", "--manifests=/dev/null"),
         ("run", "--manifests=/tmp", "--metrics-bind-address=everywhere"),
+        ("run", "--manifests=/tmp", "--service-metrics=-1"),
+        ("run", "--manifests=/tmp", "--iptables-sync-period=30"),
+        ("run", "--master=10.0.0.1"),
+        ("run", "--no-such-flag"),
     ],
     ids=" ".join,
 )
 def test_a_wrong_line_is_exit_code_2_and_says_why(
-    node_tables: FakeTables, run: Run, line: tuple[str, ...]
+    node_tables: FakeTables, run: Run, line: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
     pod = Endpoint(1, 7, bytes(6), bytes(6), Mode.VETH)
     node_tables.endpoints.put(EndpointKey(from_text("10.1.0.1")), pod)
     ended = run(*line)
     assert ended.code == 2
     assert ended.err.startswith("kpbpf")
     assert not ended.out
+
+
+@pytest.mark.parametrize(
+    ("line", "meant"),
+    [
+        (("run", "--manifest=/tmp"), "--manifests"),
+        (("run", "--proxymode", "ipvs"), "--proxy-mode"),
+        (("svc", "ls", "--outptu", "json"), "--output"),
+    ],
+    ids=str,
+)
+def test_an_unknown_flag_names_the_closest(run: Run, line: tuple[str, ...], meant: str) -> None:
+    assert f"(did you mean {meant}?)" in run(*line).err
 
 
 def test_an_output_that_nobody_reads_any_more_ends_quietly() -> None:
