@@ -5,29 +5,35 @@ Pure bookkeeping, by Service path (namespace/name) and packed frontend key.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 
 
 class Claims:
-    """All claims on frontends. The usual frontend has one claimant and costs one dict entry."""
+    """All claims on frontends. The usual frontend has one claimant and costs one dict entry.
+
+    `contests` is another number whenever `lost` may be another answer.
+    """
 
     def __init__(self) -> None:
+        self.contests = 0
         self._holders: dict[bytes, str] = {}
         self._contested: dict[bytes, set[str]] = {}
 
-    def change(self, path: str, before: Collection[bytes], after: Collection[bytes]) -> set[str]:
+    def change(self, path: str, before: set[bytes], after: set[bytes]) -> set[str]:
         """A Service claims other frontends than before; the other Services that this touches."""
         touched: set[str] = set()
-        for frontend in set(before) - set(after):
+        for frontend in before - after:
             touched |= self._withdraw(path, frontend)
-        for frontend in set(after) - set(before):
+        for frontend in after - before:
             touched |= self._claim(path, frontend)
         touched.discard(path)
         return touched
 
-    def holds(self, path: str, frontend: bytes) -> bool:
-        """Whether the Service is the one that is served there."""
-        return self._holders.get(frontend) == path
+    def held(self, path: str, frontends: tuple[bytes, ...]) -> tuple[bytes, ...]:
+        """Those of the Service's claims at which it is the one that is served."""
+        if self._contested.keys().isdisjoint(frontends):
+            return frontends
+        return tuple(key for key in frontends if self._holders[key] == path)
 
     def lost(self) -> Iterator[tuple[str, bytes, str]]:
         """Claims in vain: (Service, frontend, Service that holds it), sorted."""
@@ -39,6 +45,7 @@ class Claims:
         holder = self._holders.setdefault(frontend, path)
         if holder == path:
             return set()
+        self.contests += 1
         self._contested.setdefault(frontend, {holder}).add(path)
         if holder < path:
             return set()
@@ -50,6 +57,7 @@ class Claims:
         if others is None:
             del self._holders[frontend]
             return set()
+        self.contests += 1
         others.discard(path)
         heir = self._holders[frontend] = min(others)
         if len(others) == 1:

@@ -6,35 +6,39 @@ maps.sync. Packets, programs and interfaces are not known here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from operator import attrgetter
 from typing import NamedTuple
 
 from controllers.claims import Claims
+from controllers.findings import Findings
+from controllers.pending import Pending
+from controllers.view import View
 from kpbpf import log
-from kpbpf.address import to_text
-from kpbpf.compile.services import Fault, compile_service, family_ports
-from kpbpf.errors import Problem, Retry
+from kpbpf.compile.services import compile_service, frontends_of, service_of
+from kpbpf.errors import MapFull, Problem, Retry
 from kpbpf.kube.source import Unread
 from kpbpf.model.endpoint import EndpointSlice
 from kpbpf.model.objects import Key, Node
-from kpbpf.model.service import PROTOCOLS, Service
-from maps.abi import FrontendKey
+from kpbpf.model.service import Service
 from maps.sync import HOUSEKEEPING, Report, ServiceSync
 from maps.table import Tables
 from maps.wanted import WantedService
 
 _LOG = log.get(__name__)
-#: Of many names, those that a message lists.
-_SHOWN = 3
-_PROTOCOL_NAMES = {number: name for name, number in PROTOCOLS.items()}
 
 
 class Status(NamedTuple):
-    """Counts for `kpbpf status` and metrics; `pending`: what is not written yet.
+    """Counts for `kpbpf status` and metrics.
 
-    `held` tells of Service ports that must stay as they are, and why; empty if there are none.
+    `pending`: Services not written yet. `held` tells of Service ports that must stay as they are,
+    and why; empty if there are none. Changes are counted since the start; `oldest_pending` is the
+    monotonic time of the first one that is not written and not held, 0.0 when there is none. The
+    two after that: Services that have endpoints, but for their traffic policy Local none (A20,
+    A21). `writes` are map entries written and deleted since the start.
     """
 
     services: int
@@ -42,6 +46,14 @@ class Status(NamedTuple):
     ports: int
     pending: int
     held: str = ""
+    service_changes: int = 0
+    endpoint_changes: int = 0
+    service_changes_pending: int = 0
+    endpoint_changes_pending: int = 0
+    oldest_pending: float = 0.0
+    no_local_internal: int = 0
+    no_local_external: int = 0
+    writes: int = 0
 
 
 class ServicesController:
@@ -50,9 +62,10 @@ class ServicesController:
     Tell every change to `changed`, then call `reconcile`, which writes; the first time only
     after every source has been read in whole, for it takes away what it was not told of.
     `writer_lock` is Home.writer_lock; `where` says for a problem where an object stands; `unread`
-    names what holds objects that cannot be read. Until that was nothing for once, the Services
-    that a process before this one served lose nothing: what seems to be gone may be in there.
-    From then on the source keeps the last good state of whatever becomes unreadable.
+    names what could not be read since the start. As long as that has places, the Services that a
+    process before this one served lose nothing: what seems to be gone may be there. Then only the
+    Services that it names. From then on the source keeps the last good state of whatever becomes
+    unreadable. `clock` is monotonic, `started` when the process began (Unix seconds).
     All calls come from one thread.
     """
 
@@ -63,24 +76,24 @@ class ServicesController:
         writer_lock: Callable[[], AbstractContextManager[None]] = nullcontext,
         where: Callable[[Key], str] = str,
         unread: Callable[[], Unread] = Unread,
+        clock: Callable[[], float] = time.monotonic,
+        started: float | None = None,
     ) -> None:
         self._sync = ServiceSync(tables)
         self._writer_lock = writer_lock
-        self._where = where
-        self._unread = unread
-        self._whole = False
-        self._held = ""
+        self._view = View(unread)
+        self._pending = Pending(clock, time.time() if started is None else started)
         self._node = Node(node_name)
         self._services: dict[str, Service] = {}
-        self._slices: dict[str, tuple[EndpointSlice, ...]] = {}
-        self._service_of: dict[Key, str] = {}
+        self._slices: dict[Key, EndpointSlice] = {}
+        self._slices_of: dict[str, tuple[EndpointSlice, ...]] = {}
         self._ports: dict[str, tuple[str, ...]] = {}
         self._claims = Claims()
-        self._dirty: dict[str, None] = {}
+        self._port_count = 0
         self._leaving: set[str] = set()
-        self._faults: dict[str, list[Fault]] = {}
-        self._told = log.Told(_LOG)
-        self._unswept = False
+        self._failed: dict[str, Exception] = {}
+        self._writes = 0
+        self._findings = Findings(self._claims, self._view, where)
         self._first = True
 
     # ---- what changed -----------------------------------------------------------------------
@@ -97,148 +110,150 @@ class ServicesController:
     def _service_changed(self, key: Key, service: Service | None) -> None:
         path = key.path
         before = self._services.get(path)
-        touched = self._claims.change(path, _frontends(before), _frontends(service))
-        for other in (path, *sorted(touched)):
-            self._dirty[other] = None
+        touched = self._claims.change(path, frontends_of(before), frontends_of(service))
+        self._pending.service_changed(path)
+        for other in sorted(touched):
+            self._pending.touched(other)
         if service is None:
             self._services.pop(path, None)
         else:
             self._services[path] = service
 
     def _slice_changed(self, key: Key, slice_: EndpointSlice | None) -> None:
-        before = self._service_of.pop(key, None)
+        before = self._slices.pop(key, None)
+        left = ""
         if before is not None:
-            others = tuple(old for old in self._slices[before] if old.name != key.name)
-            self._dirty[before] = None
+            left = before.service_path
+            others = tuple(old for old in self._slices_of.pop(left) if old is not before)
             if others:
-                self._slices[before] = others
-            else:
-                del self._slices[before]
+                self._slices_of[left] = others
+            self._pending.endpoints_changed(left)
         if slice_ is not None and slice_.service:
-            path = f"{slice_.namespace}/{slice_.service}"
-            self._service_of[key] = path
-            self._slices[path] = (*self._slices.get(path, ()), slice_)
-            self._dirty[path] = None
+            path = slice_.service_path
+            self._slices[key] = slice_
+            self._slices_of[path] = (*self._slices_of.get(path, ()), slice_)
+            if path != left:
+                self._pending.endpoints_changed(path)
+            self._pending.triggered(path, slice_.triggered)
+        elif left:
+            self._pending.slice_gone(left)
 
     def _node_changed(self, node: Node) -> None:
         """A new zone may mean other endpoints for every Service (A18)."""
         if node.zone != self._node.zone:
-            self._dirty.update(dict.fromkeys(self._services))
+            for path in self._services:
+                self._pending.touched(path)
         self._node = node
 
     # ---- writing ----------------------------------------------------------------------------
 
     def reconcile(self) -> Report:
         """Write what changed. What fails or is held stays pending: call again."""
-        # Once is enough: it is never asked again.
-        self._whole = self._whole or self._unread() == Unread()
-        dirty = list(self._dirty)
-        for path in dirty:
-            self._settle_ports(path)
+        if self._view.grow():
+            self._pending.resume()
+        due = self._pending.due()
         with self._writer_lock():
             if self._first:
                 self._sync.load()
-                served = {name for names in self._ports.values() for name in names}
-                self._leaving |= self._sync.names() - served
-            report = self._sync.apply(self._wanted(dirty), self._leaving, self._whole)
+            keeps = None if self._view.whole else self._view.hides
+            report = self._sync.apply(self._wanted(due), self._gone(), keeps)
         self._first = False
-        undone = report.failed.keys() | report.held
-        self._leaving &= undone
-        self._unswept = HOUSEKEEPING in report.failed
-        self._dirty = {
-            path: None for path in dirty if not undone.isdisjoint(self._ports.get(path, ()))
-        }
-        self._told.tell(self.problems())
-        self._tell_held(report.held)
-        done = len(dirty) - len(self._dirty)
-        if done:
-            _LOG.info("%d Services looked at, %d entries written", done, report.writes)
+        self._take_note(due, report)
+        self._findings.tell()
         return report
 
     def work(self) -> None:
         """`reconcile` for the loop: Retry when something could not be written."""
-        failed = self.reconcile().failed
-        if failed:
-            name, error = next(iter(failed.items()))
-            raise Retry(f"{len(failed)} Service ports not written; {name}: {error}")
-
-    def _settle_ports(self, path: str) -> None:
-        """Which ports the Service has now, and which of those it had are to go."""
-        service = self._services.get(path)
-        before = self._ports.pop(path, ())
-        now = tuple(item.name for item in family_ports(service)) if service else ()
-        if now:
-            self._ports[path] = now
-        self._leaving |= set(before)
-        self._leaving -= set(now)
+        self.reconcile()
+        if self._failed:
+            name, error = next(iter(self._failed.items()))
+            raise Retry(f"{len(self._failed):,} Service ports not written; {name}: {error}")
 
     def _wanted(self, paths: list[str]) -> Iterator[WantedService]:
         """Compile one Service after the other, without what other Services hold."""
         for path in paths:
             service = self._services.get(path)
-            self._faults.pop(path, None)
             if service is None:
+                self._findings.note(path, None, None)
+                self._settle_ports(path, ())
                 continue
-            compiled = compile_service(service, self._slices.get(path, ()), self._node)
-            if compiled.faults:
-                self._faults[path] = compiled.faults
+            # By name: of two that contradict each other, a restart prefers the same one.
+            slices = sorted(self._slices_of.get(path, ()), key=attrgetter("name"))
+            compiled = compile_service(service, slices, self._node)
+            self._findings.note(path, service, compiled)
+            self._settle_ports(path, compiled.names)
             for wanted in compiled.wanted:
-                held = tuple(key for key in wanted.frontends if self._claims.holds(path, key))
+                held = self._claims.held(path, wanted.frontends)
                 yield wanted if held == wanted.frontends else replace(wanted, frontends=held)
 
-    # ---- what is wrong ----------------------------------------------------------------------
+    def _settle_ports(self, path: str, now: tuple[str, ...]) -> None:
+        """The Service has these ports now; others that it had are to go."""
+        before = self._ports.pop(path, ())
+        self._leaving.update(before)
+        self._leaving.difference_update(now)
+        self._port_count += len(now) - len(before)
+        if now:
+            self._ports[path] = now
+        if now and not before:
+            self._findings.came(path)
+        elif before and not now:
+            self._findings.went(path)
+
+    def _gone(self) -> Iterator[str]:
+        """What is to go; to be asked when everything wanted is known."""
+        if self._first:
+            served = {name for names in self._ports.values() for name in names}
+            self._leaving |= self._sync.names() - served
+        yield from self._leaving
+
+    def _take_note(self, due: list[str], report: Report) -> None:
+        """What of it is done."""
+        tried = set(due)
+        self._writes += report.writes
+        self._leaving &= report.failed.keys() | report.held
+        # Of many that fail not all are tried each time.
+        self._failed.pop(HOUSEKEEPING, None)
+        left = {name: why for name, why in self._failed.items() if service_of(name) not in tried}
+        self._failed = left | report.failed
+        self._findings.hold(tried, report.held)
+        undone = {
+            service_of(name): error for name, error in self._failed.items() if name != HOUSEKEEPING
+        }
+        no_room = {path for path, error in undone.items() if isinstance(error, MapFull)}
+        held = {service_of(name) for name in report.held}
+        self._pending.settle(undone.keys(), held, no_room, self._ports)
+        if report.writes:
+            _LOG.debug("%d Services looked at, %d entries written", len(due), report.writes)
+
+    # ---- how it is --------------------------------------------------------------------------
 
     def problems(self) -> list[Problem]:
         """What in the Services cannot be honoured now, sorted by Service."""
-        found = [
-            self._problem(path, *fault)
-            for path in sorted(self._faults)
-            for fault in self._faults[path]
-        ]
-        for path, packed, holder in self._claims.lost():
-            key = FrontendKey.unpack(packed)
-            got = f"{to_text(key.addr)} port {key.port}/{_PROTOCOL_NAMES[key.proto]}"
-            expected = f"an address and port that Service {holder} does not have"
-            found.append(self._problem(path, "spec.clusterIP", expected, got))
-        return found
+        return self._findings.problems()
 
     def status(self) -> Status:
         """How much there is."""
+        counts = self._pending.counts()
+        no_local_internal, no_local_external = self._findings.no_local
         return Status(
             services=len(self._services),
-            slices=len(self._service_of),
-            ports=sum(map(len, self._ports.values())),
-            pending=len(self._dirty) + len(self._leaving) + self._unswept,
-            held=self._held,
+            slices=len(self._slices),
+            ports=self._port_count,
+            pending=len(self._pending) + (HOUSEKEEPING in self._failed),
+            held=self._findings.held_text,
+            service_changes=counts.service_changes,
+            endpoint_changes=counts.endpoint_changes,
+            service_changes_pending=counts.service_changes_pending,
+            endpoint_changes_pending=counts.endpoint_changes_pending,
+            oldest_pending=counts.oldest,
+            no_local_internal=no_local_internal,
+            no_local_external=no_local_external,
+            writes=self._writes,
         )
 
-    def _problem(self, path: str, field: str, expected: str, got: str) -> Problem:
-        key = Key("Service", *path.split("/"))
-        return Problem(self._where(key), str(key), field, expected, got)
+    def programmed(self) -> list[float]:
+        """When what led to the changes that are in the maps by now happened (Unix seconds).
 
-    def _tell_held(self, names: set[str]) -> None:
-        """Log which Service ports are held by what, whenever that is another answer."""
-        told, self._held = self._held, ""
-        if names:
-            places = _some(self._unread().places)
-            self._held = (
-                f"left as before this start until all of {places} can be read: "
-                f"{_some(sorted(names))}"
-            )
-        if self._held and self._held != told:
-            _LOG.warning("Services %s", self._held)
-        elif told and not self._held:
-            _LOG.info("all was read: no Service is left as before this start")
-
-
-def _some(things: Sequence[object]) -> str:
-    """The first few by name, and how many more there are."""
-    shown = ", ".join(map(str, things[:_SHOWN]))
-    return shown if len(things) <= _SHOWN else f"{shown} and {len(things) - _SHOWN} more"
-
-
-def _frontends(service: Service | None) -> list[bytes]:
-    """Every frontend that a Service claims."""
-    if service is None:
-        return []
-    return [frontend for item in family_ports(service) for frontend in item.frontends]
+        Of EndpointSlices that say so, and not before this process; each is handed out once.
+        """
+        return self._pending.programmed()

@@ -115,6 +115,14 @@ class FakeStore:
         """Read every entry that is there now."""
         return iter(list(self.entries.items()))
 
+    def blocks(self) -> Iterator[tuple[memoryview, memoryview]]:
+        """Read every entry that is there now, in two blocks, as a larger map would need."""
+        entries = list(self.entries.items())
+        half = (len(entries) + 1) // 2
+        for part in filter(None, (entries[:half], entries[half:])):
+            keys, values = (memoryview(b"".join(column)) for column in zip(*part, strict=True))
+            yield keys, values
+
     def close(self) -> None:
         """Keep the entries: there is nothing to let go of."""
 

@@ -6,8 +6,8 @@ written, so that nothing is ever pointed at before it is there.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 
 from maps.abi import (
     Backend,
@@ -69,15 +69,29 @@ class Change:
         return len(port.sets) > (1 if wanted.backends else 0)
 
 
-def takes_away(present: Present, wanted: WantedService) -> bool:
-    """Whether it would end anything that an earlier process has put into the maps.
+def without_addresses_kept(
+    present: Present, wanted: WantedService, keeps: Callable[[str], bool]
+) -> WantedService:
+    """The same without the frontends of other ports that keep what they were served with."""
+    kept = {
+        key
+        for key in wanted.frontends
+        if (owner := present.owners.get(key)) is not None
+        and owner.name != wanted.name
+        and served_before(owner)
+        and keeps(owner.name)
+    }
+    if not kept:
+        return wanted
+    return replace(wanted, frontends=tuple(key for key in wanted.frontends if key not in kept))
 
-    That is an address of this port or of another one, a backend of either set, or what a member
-    is good for. What this process wrote itself may go: then it is known to be wanted no more.
+
+def gives_up(present: Present, wanted: WantedService) -> bool:
+    """Whether the port would lose anything that an earlier process has put into the maps.
+
+    That is an address, a backend of either set, or what a member is good for. What this process
+    wrote itself may go: then it is known to be wanted no more.
     """
-    owners = [present.owners[key] for key in wanted.frontends if key in present.owners]
-    if any(served_before(owner) and owner.name != wanted.name for owner in owners):
-        return True
     port = present.ports.get(wanted.name)
     if port is None or not served_before(port):
         return False
@@ -114,8 +128,11 @@ def _loses_members(port: Port, wanted: WantedService) -> bool:
 
 def plan(present: Present, wanted: WantedService) -> Change | None:
     """The change for one port, None when it is as wanted. Takes an id and a base if need be."""
-    change = Change(present.port(wanted.name), wanted)
-    change.port.inherited = False
+    port = present.port(wanted.name)
+    port.inherited = False
+    if _is_as_wanted(present, port, wanted):
+        return None
+    change = Change(port, wanted)
     if not change.port.named:
         key = NameKey(NameKind.SERVICE, change.port.id).pack()
         change.name.append((key, Name(wanted.name).pack()))
@@ -126,6 +143,18 @@ def plan(present: Present, wanted: WantedService) -> Change | None:
             key not in change.port.frontends for key, _ in (*change.inserts, *change.flips)
         )
     return change if change.writes_something() or change.leaves_something() else None
+
+
+def _is_as_wanted(present: Present, port: Port, wanted: WantedService) -> bool:
+    """Whether there is nothing to do: after a restart that is so for nearly all."""
+    base = _base_there(present, port, wanted)
+    return (
+        base is not None
+        and port.named
+        and len(port.sets) == (1 if base else 0)
+        and port.frontends == dict.fromkeys(wanted.frontends, _frontend(port, wanted, base))
+        and port.members == _member_flags(port, wanted)
+    )
 
 
 def plan_removal(port: Port) -> Change:
@@ -158,14 +187,13 @@ def _member_flags(port: Port, wanted: WantedService) -> dict[bytes, int]:
 
 def _plan_frontends(present: Present, change: Change, wanted: WantedService) -> None:
     port = change.port
-    value = Frontend(
-        service=port.id,
-        base=_base(present, change, wanted),
-        count=wanted.count,
-        local_count=wanted.local_count,
-        affinity_sec=wanted.affinity_sec,
-        flags=wanted.flags,
-    ).pack()
+    base = _base_there(present, port, wanted)
+    if base is None:
+        base = change.base = present.fresh_base()
+        port.sets[base] = wanted.backends
+        # Until it is written in whole.
+        present.torn.add(base)
+    value = _frontend(port, wanted, base)
     for key in wanted.frontends:
         owner = present.owners.get(key)
         if owner is None:
@@ -174,19 +202,21 @@ def _plan_frontends(present: Present, change: Change, wanted: WantedService) -> 
             change.flips.append((key, value))
 
 
-def _base(present: Present, change: Change, wanted: WantedService) -> int:
-    """The base of a set that is as wanted: one in the map, else a fresh one; 0 if empty."""
+def _base_there(present: Present, port: Port, wanted: WantedService) -> int | None:
+    """The base of a set in the map that is as wanted, None if there is none; 0 if empty."""
     if not wanted.backends:
         return 0
-    sets = change.port.sets
-    for base, backends in sets.items():
+    for base, backends in port.sets.items():
         if backends == wanted.backends and base not in present.torn:
             return base
-    change.base = present.fresh_base()
-    sets[change.base] = wanted.backends
-    # Until it is written in whole.
-    present.torn.add(change.base)
-    return change.base
+    return None
+
+
+def _frontend(port: Port, wanted: WantedService, base: int) -> bytes:
+    """The packed value of all the port's frontends."""
+    numbers = wanted.count, wanted.local_count, wanted.affinity_sec, wanted.flags
+    # Not by way of a Frontend, which takes most of the time of comparing a port.
+    return Frontend.STRUCT.pack(port.id, base, *numbers)
 
 
 def backend_pairs(change: Change) -> list[Pair]:

@@ -5,16 +5,21 @@ Finds what a killed run left behind. Writes nothing itself; maps.sync does.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from struct import Struct
 
 from kpbpf.address import ZERO
 from maps.abi import Backend, BackendKey, Frontend, Member, MemberKey, Name, NameKey, NameKind
+from maps.layout import unpack_text
 from maps.table import Tables
 
 #: A member of no Service: UDP flows are due to be judged again. See maps.sync.
 UDP_DUE = MemberKey(ZERO, 0, 0).pack()
 
 _ID_LIMIT = 2**32
+# A packed backend in whole.
+_BACKEND = Struct(f"{Backend.SIZE}s")
 
 
 @dataclass(slots=True)
@@ -138,28 +143,35 @@ def read_present(tables: Tables) -> Present:
 
 def _read_ports(present: Present, tables: Tables) -> dict[int, Port]:
     frontends: dict[int, dict[bytes, bytes]] = {}
+    service_of = Frontend.STRUCT.unpack
     for key, value in tables.frontends.items_raw():
-        frontends.setdefault(Frontend.unpack(value).service, {})[key] = value
+        frontends.setdefault(service_of(value)[0], {})[key] = value
     by_id: dict[int, Port] = {}
-    names = [(NameKey.unpack(key), key, value) for key, value in tables.names.items_raw()]
     # Of two ids with one name the one that is served counts.
-    names.sort(key=lambda item: (item[0].id not in frontends, item[0].id))
-    for name_key, key, value in names:
-        name = Name.unpack(value).text
-        if name_key.kind != NameKind.SERVICE:
-            continue
+    for _, number, name in sorted(
+        (number not in frontends, number, name) for number, name in _names(tables)
+    ):
         if name in present.ports:
-            present.left_names.append(key)
+            present.left_names.append(NameKey(NameKind.SERVICE, number).pack())
         else:
-            port = by_id[name_key.id] = present.add(name_key.id, name)
+            port = by_id[number] = present.add(number, name)
             port.named = True
     for number, served in frontends.items():
         # A frontend without a name is not ours to keep; under this one it is seen to be gone.
         port = by_id.get(number) or present.add(number, f"unnamed {number}")
         by_id[number] = port
-        for key, value in served.items():
-            present.put_frontend(port, key, value)
+        port.frontends = served
+        present.owners.update(dict.fromkeys(served, port))
     return by_id
+
+
+def _names(tables: Tables) -> Iterator[tuple[int, str]]:
+    """Ids of Service ports, and what they are called."""
+    for keys, values in tables.names.blocks_raw():
+        kinds = NameKey.STRUCT.iter_unpack(keys)
+        for (kind, number), (name,) in zip(kinds, Name.STRUCT.iter_unpack(values), strict=True):
+            if kind == NameKind.SERVICE:
+                yield number, unpack_text(name)
 
 
 def _read_sets(present: Present, tables: Tables) -> None:
@@ -167,29 +179,28 @@ def _read_sets(present: Present, tables: Tables) -> None:
 
     A slot that is missing reads as zeros, so that the set equals none that is wanted.
     """
+    size = Backend.SIZE
+    owners: dict[int, Port] = {}
     buffers: dict[int, bytearray] = {}
     for port in present.ports.values():
         for value in port.frontends.values():
-            frontend = Frontend.unpack(value)
-            count = frontend.count + frontend.local_count
-            if frontend.base and count:
-                buffers[frontend.base] = bytearray(Backend.SIZE * count)
-                present.take_base(frontend.base)
-    unpack = BackendKey.STRUCT.unpack
-    for key, value in tables.backends.items_raw():
-        base, slot = unpack(key)
-        buffer = buffers.get(base)
-        start = slot * Backend.SIZE
-        if buffer is None or start >= len(buffer):
-            present.left_backends.append(key)
-            present.take_base(base)
-        else:
-            buffer[start : start + Backend.SIZE] = value
-    for port in present.ports.values():
-        for value in port.frontends.values():
-            base = Frontend.unpack(value).base
-            if base in buffers:
-                port.sets[base] = bytes(buffers[base])
+            _, base, count, local_count, _, _ = Frontend.STRUCT.unpack(value)
+            if base and count + local_count:
+                owners[base] = port
+                buffers[base] = bytearray(size * (count + local_count))
+                present.take_base(base)
+    for keys, values in tables.backends.blocks_raw():
+        places = BackendKey.STRUCT.iter_unpack(keys)
+        for (base, slot), (backend,) in zip(places, _BACKEND.iter_unpack(values), strict=True):
+            buffer = buffers.get(base)
+            start = slot * size
+            if buffer is None or start >= len(buffer):
+                present.left_backends.append(BackendKey(base, slot).pack())
+                present.take_base(base)
+            else:
+                buffer[start : start + size] = backend
+    for base, port in owners.items():
+        port.sets[base] = bytes(buffers.pop(base))
 
 
 def _read_members(present: Present, tables: Tables, by_id: dict[int, Port]) -> None:

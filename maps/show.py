@@ -265,7 +265,7 @@ def map_usage(tables: Tables) -> list[MapRow]:
     found = []
     for name, table in tables.by_name.items():
         spec = table.spec
-        used = spec.entries if spec.kind.is_array else sum(1 for _ in table.items_raw())
+        used = spec.entries if spec.kind.is_array else table.count()
         found.append(
             MapRow(
                 name=name,

@@ -9,8 +9,8 @@ UDP flows hold on to a backend until kp_config.udp_epoch is raised. That must fo
 writes, and must not be lost to a kill; so a member of no Service (maps.present.UDP_DUE)
 stands in the map from before the first of these writes until the epoch is raised.
 
-While the view of what is wanted is not whole, what is not in it may only not have been read:
-then nothing is taken away that an earlier process has put here.
+While the view of what is wanted is not whole, what is not in it may only not have been read: a
+port that must keep what an earlier process gave it loses none of that, to nobody.
 
 The caller holds Home.writer_lock. Nothing here knows what a Service is.
 """
@@ -31,13 +31,14 @@ from maps.plan import (
     Pair,
     backend_keys,
     backend_pairs,
+    gives_up,
     plan,
     plan_removal,
     served_before,
     stale_frontends,
     stale_members,
-    takes_away,
     unused_bases,
+    without_addresses_kept,
 )
 from maps.present import UDP_DUE, Port, Present, read_present
 from maps.table import Table, Tables
@@ -86,13 +87,19 @@ class ServiceSync:
         return set(self._present.ports)
 
     def apply(
-        self, wanted: Iterable[WantedService], gone: Iterable[str] = (), whole: bool = True
+        self,
+        wanted: Iterable[WantedService],
+        gone: Iterable[str] = (),
+        keeps: Callable[[str], bool] | None = None,
     ) -> Report:
         """Make the maps hold `wanted`, and nothing of the names in `gone`; others stay.
 
-        `wanted` may be produced while it is consumed. What fails is in the report, and as it
-        was before; ask for it again. An address may move from one name to another in one call.
-        Without a `whole` view, ports that would lose what an earlier process gave them are held.
+        `wanted` may be produced while it is consumed, and `gone` is looked at after the last of it.
+        What fails is in the report, and as it was before; ask for it again. An address may move
+        from one name to another in one call.
+        `keeps` tells by name which ports must lose nothing of what an earlier process gave them;
+        they are held if they would, and others that want one of their addresses do without. Not
+        given: none.
         """
         if not self._known:
             self.load()
@@ -100,13 +107,14 @@ class ServiceSync:
         self._known = False
         self._report = Report()
         unfinished: list[Change] = []
-        leaving = set(gone) | self._present.orphans
+        kept: set[str] = set()
+        empty: set[str] = set()
         waiting = iter(wanted)
         while batch := list(islice(waiting, ROUND)):
-            leaving -= {service.name for service in batch}
-            if not whole:
-                batch = self._hold_back(batch)
-            leaving |= {service.name for service in batch if not service.frontends}
+            kept.update(service.name for service in batch)
+            if keeps is not None:
+                batch = self._hold_back(batch, keeps)
+            empty.update(service.name for service in batch if not service.frontends)
             changes = [
                 change
                 for service in batch
@@ -115,8 +123,10 @@ class ServiceSync:
             self._write(changes)
             unfinished += [change for change in changes if change.leaves_something()]
         ports = self._present.ports
-        if not whole:
-            held = {name for name in leaving & ports.keys() if served_before(ports[name])}
+        leaving = ({*gone, *self._present.orphans} - kept) | empty
+        if keeps is not None:
+            mine = leaving & ports.keys()
+            held = {name for name in mine if served_before(ports[name]) and keeps(name)}
             self._report.held |= held
             leaving -= held
         unfinished += [plan_removal(ports[name]) for name in sorted(leaving & ports.keys())]
@@ -125,11 +135,20 @@ class ServiceSync:
         self._known = True
         return self._report
 
-    def _hold_back(self, batch: list[WantedService]) -> list[WantedService]:
-        """The Service ports that take nothing away from anybody; the others are held."""
-        held = {service.name for service in batch if takes_away(self._present, service)}
-        self._report.held |= held
-        return [service for service in batch if service.name not in held]
+    def _hold_back(
+        self, batch: list[WantedService], keeps: Callable[[str], bool]
+    ) -> list[WantedService]:
+        """The Service ports as far as they take nothing away from those that keep it."""
+        may: list[WantedService] = []
+        for service in batch:
+            left = without_addresses_kept(self._present, service, keeps)
+            if left is not service:
+                self._report.held.add(service.name)
+            if keeps(service.name) and gives_up(self._present, left):
+                self._report.held.add(service.name)
+            else:
+                may.append(left)
+        return may
 
     # ---- writing: first what nothing points to yet, then what points to it ------------------
 

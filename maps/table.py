@@ -46,6 +46,9 @@ class Store(Protocol):
     def items(self) -> Iterator[tuple[bytes, bytes]]:
         """Read every entry."""
 
+    def blocks(self) -> Iterator[tuple[memoryview, memoryview]]:
+        """Read every entry, many at a time: (keys, values), each one behind the other."""
+
     def close(self) -> None:
         """Let go of it."""
 
@@ -81,6 +84,10 @@ class KernelStore:
     def items(self) -> Iterator[tuple[bytes, bytes]]:
         """Read every entry."""
         return bpf.items(self.fd, self._key_size, self._size)
+
+    def blocks(self) -> Iterator[tuple[memoryview, memoryview]]:
+        """Read every entry, many at a time."""
+        return bpf.blocks(self.fd, self._key_size, self._size)
 
     def close(self) -> None:
         """Close the file descriptor."""
@@ -160,6 +167,14 @@ class Table(Generic[K, V]):
     def items_raw(self) -> Iterator[tuple[bytes, bytes]]:
         """Read every entry, in no order."""
         return self.store.items()
+
+    def blocks_raw(self) -> Iterator[tuple[memoryview, memoryview]]:
+        """Read every entry, many at a time, for what looks at all: see bpf.blocks."""
+        return self.store.blocks()
+
+    def count(self) -> int:
+        """Count the entries, by reading them all."""
+        return sum(len(keys) for keys, _ in self.store.blocks()) // self.spec.key_size
 
     def put_many_raw(self, entries: Iterable[tuple[bytes, bytes]]) -> None:
         """Write many entries; see put_block."""

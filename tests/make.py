@@ -51,9 +51,13 @@ def slice_(
     family: str = "IPv4",
     namespace: str = "default",
     labels: dict[str, str] | None = None,
+    triggered: str = "",
 ) -> Raw:
-    """An EndpointSlice of Service `of`; a bare address in `endpoints` is a ready one."""
-    return {
+    """An EndpointSlice of Service `of`; a bare address in `endpoints` is a ready one.
+
+    `triggered` is the time in its annotation of that purpose, as RFC 3339 writes it.
+    """
+    raw: Raw = {
         "apiVersion": "discovery.k8s.io/v1",
         "kind": "EndpointSlice",
         "metadata": _metadata(
@@ -65,6 +69,11 @@ def slice_(
         "ports": [port(item) if isinstance(item, int) else item for item in ports],
         "endpoints": [endpoint(item) if isinstance(item, str) else item for item in endpoints],
     }
+    if triggered:
+        raw["metadata"]["annotations"] = {
+            "endpoints.kubernetes.io/last-change-trigger-time": triggered
+        }
+    return raw
 
 
 def endpoint(
@@ -95,13 +104,19 @@ def endpoint(
     return raw | ({"hints": hints} if hints else {})
 
 
-def node(name: str = "node-a", zone: str = "", addresses: Iterable[str] = ("192.0.2.1",)) -> Raw:
+def node(
+    name: str = "node-a",
+    zone: str = "",
+    addresses: Iterable[str] = ("192.0.2.1",),
+    **spec: Any,
+) -> Raw:
     """A node; `zone` becomes its topology label."""
     labels = {"topology.kubernetes.io/zone": zone} if zone else {}
     return {
         "apiVersion": "v1",
         "kind": "Node",
         "metadata": {"name": name, "labels": labels},
+        "spec": spec,
         "status": {"addresses": [{"type": "InternalIP", "address": ip} for ip in addresses]},
     }
 
@@ -113,12 +128,13 @@ def pod(
     namespace: str = "default",
     labels: dict[str, str] | None = None,
     phase: str = "Running",
+    uid: str = "",
 ) -> Raw:
     """A pod with one address."""
     return {
         "apiVersion": "v1",
         "kind": "Pod",
-        "metadata": _metadata(name, namespace, labels),
+        "metadata": _metadata(name, namespace, labels) | ({"uid": uid} if uid else {}),
         "spec": {"nodeName": node},
         "status": {"phase": phase, "podIP": ip, "podIPs": [{"ip": ip}]},
     }
@@ -130,6 +146,24 @@ def namespace(name: str = "default", **labels: str) -> Raw:
         "apiVersion": "v1",
         "kind": "Namespace",
         "metadata": {"name": name, "labels": {"kubernetes.io/metadata.name": name, **labels}},
+    }
+
+
+def policy(
+    name: str = "guard",
+    namespace: str = "default",
+    pods: Raw | None = None,
+    **spec: Any,
+) -> Raw:
+    """A NetworkPolicy for the pods that `pods` selects, all of them unless told.
+
+    `ingress`, `egress` and `policyTypes` are absent unless given.
+    """
+    return {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": _metadata(name, namespace, None),
+        "spec": {"podSelector": pods or {}, **spec},
     }
 
 

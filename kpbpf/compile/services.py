@@ -10,16 +10,23 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from kpbpf.address import is_ipv4
+from kpbpf.address import Address, is_ipv4
 from kpbpf.model.choose import Choice, Target, choose, distinct
-from kpbpf.model.endpoint import SERVING, EndpointSlice
+from kpbpf.model.endpoint import SERVING, Endpoint, EndpointSlice
 from kpbpf.model.objects import Node
 from kpbpf.model.service import SCTP, UDP, Service, ServicePort
 from maps.abi import Backend, FrontendFlag, FrontendKey, MemberFlag, Name
+from maps.layout import htons
 from maps.wanted import MemberOf, WantedService
 
 #: Of the 1,048,576 that the backends map holds: one Service must not starve the others.
 MAX_BACKENDS = 65536
+
+#: Of what is wrong in one Service, what is named.
+MAX_FAULTS = 10
+
+#: Endpoints, and the number they answer at, by family, port name and protocol.
+_Answering = dict[tuple[str, str, int], list[tuple[tuple[Endpoint, ...], int]]]
 
 # Plain numbers: operations on IntFlag cost more than all the rest of a member.
 _CLUSTER = int(MemberFlag.CLUSTER | MemberFlag.SERVING)
@@ -37,10 +44,16 @@ class Fault(NamedTuple):
 
 
 class Compiled(NamedTuple):
-    """What a Service wants, and what of it cannot be honoured."""
+    """What a Service wants, and what of it cannot be honoured.
 
+    `names` are those of all its ports, also where there is no room for their endpoints.
+    `elsewhere_only`: some port has endpoints, and none of them is on this node (A20, A21).
+    """
+
+    names: tuple[str, ...]
     wanted: list[WantedService]
     faults: list[Fault]
+    elsewhere_only: bool = False
 
 
 class FamilyPort(NamedTuple):
@@ -53,6 +66,13 @@ class FamilyPort(NamedTuple):
     frontends: tuple[bytes, ...]
 
 
+def frontends_of(service: Service | None) -> set[bytes]:
+    """Every frontend that a Service claims."""
+    if service is None or not service.served:
+        return set()
+    return {_frontend(addr, port) for addr in service.cluster_ips for port in service.ports}
+
+
 def family_ports(service: Service) -> Iterator[FamilyPort]:
     """The ports of a Service with the addresses they want to be reached at."""
     if not service.served:
@@ -60,9 +80,13 @@ def family_ports(service: Service) -> Iterator[FamilyPort]:
     for addr in service.cluster_ips:
         family = "IPv4" if is_ipv4(addr) else "IPv6"
         for position, port in enumerate(service.ports):
-            frontend = FrontendKey(addr, port.port, port.proto).pack()
             name = port_name(service.namespace, service.name, port.name, family)
-            yield FamilyPort(name, family, position, port, (frontend,))
+            yield FamilyPort(name, family, position, port, (_frontend(addr, port),))
+
+
+def _frontend(addr: Address, port: ServicePort) -> bytes:
+    """A packed FrontendKey."""
+    return FrontendKey.STRUCT.pack(addr, htons(port.port), port.proto)
 
 
 def port_name(namespace: str, service: str, port: str, family: str) -> str:
@@ -74,35 +98,56 @@ def port_name(namespace: str, service: str, port: str, family: str) -> str:
     return f"{name[: Name.SIZE - 19]}~{digest}/{family}"
 
 
+def service_of(port: str) -> str:
+    """namespace/name of the Service that a port of this name belongs to."""
+    # Service and namespace take 127 of the 200 bytes: never cut, and without a colon or slash.
+    namespace, _, rest = port.partition("/")
+    return f"{namespace}/{rest.partition('/')[0].partition(':')[0]}"
+
+
 def compile_service(service: Service, slices: Iterable[EndpointSlice], node: Node) -> Compiled:
     """What the maps should hold for a Service whose slices are given, seen from `node`."""
-    slices = list(slices)
+    ports = list(family_ports(service))
+    answering = _answering(slices)
     wanted: list[WantedService] = []
     faults: list[Fault] = []
     room = MAX_BACKENDS
-    for item in family_ports(service):
-        targets = list(_targets(slices, item))
-        if item.port.proto == SCTP:
-            targets = _same_port(targets, item, faults)
-        choice = choose(targets, node.name, node.zone)
-        room -= len(choice.cluster) + len(choice.local)
+    elsewhere_only = False
+    for item in ports:
+        parts = answering.get((item.family, item.port.name, item.port.proto), ())
+        # Also those that are not chosen: looking at them takes time that other Services wait for.
+        room -= sum([len(endpoints) for endpoints, _ in parts])
         if room < 0:
             expected = f"at most {MAX_BACKENDS:,} endpoints over all ports"
             faults.append(Fault(f"spec.ports[{item.position}]", expected, "more"))
             break
+        targets = [(endpoint, number) for endpoints, number in parts for endpoint in endpoints]
+        if item.port.proto == SCTP:
+            targets = _same_port(targets, item, faults)
+        choice = choose(targets, node.name, node.zone)
+        room -= len(choice.local)
         wanted.append(_wanted(service, item, targets, choice))
-    return Compiled(wanted, faults)
+        elsewhere_only |= bool(choice.cluster) and not choice.local
+    names = tuple([item.name for item in ports])
+    return Compiled(names, wanted, _few(faults), elsewhere_only)
 
 
-def _targets(slices: Iterable[EndpointSlice], item: FamilyPort) -> Iterator[Target]:
-    """All endpoints of the port, whatever their condition; tied by the port's name (A6)."""
+def _answering(slices: Iterable[EndpointSlice]) -> _Answering:
+    """Which endpoints answer at which number; tied to a port by its name (A6)."""
+    found: _Answering = {}
     for slice_ in slices:
-        if slice_.family != item.family:
-            continue
         for port in slice_.ports:
-            if port.name == item.port.name and port.proto == item.port.proto:
-                for endpoint in slice_.endpoints:
-                    yield endpoint, port.port
+            parts = found.setdefault((slice_.family, port.name, port.proto), [])
+            parts.append((slice_.endpoints, port.port))
+    return found
+
+
+def _few(faults: list[Fault]) -> list[Fault]:
+    """The first ones, and how many there are more."""
+    if len(faults) <= MAX_FAULTS:
+        return faults
+    more = f"{len(faults) - MAX_FAULTS:,} more that cannot"
+    return [*faults[:MAX_FAULTS], Fault("spec.ports", "ports that can be served", more)]
 
 
 def _same_port(targets: list[Target], item: FamilyPort, faults: list[Fault]) -> list[Target]:
@@ -119,37 +164,39 @@ def _same_port(targets: list[Target], item: FamilyPort, faults: list[Fault]) -> 
 def _wanted(
     service: Service, item: FamilyPort, targets: list[Target], choice: Choice
 ) -> WantedService:
-    cluster = sorted((endpoint.addr, port) for endpoint, port in choice.cluster)
-    local = sorted((endpoint.addr, port) for endpoint, port in choice.local)
     members: tuple[MemberOf, ...] = ()
     if item.port.proto == UDP:
-        members = _members(cluster, local, distinct(targets))
+        members = _members(choice, distinct(targets))
     elif service.affinity_sec:
-        members = _members(cluster, local, ())
+        members = _members(choice, ())
     return WantedService(
         name=item.name,
         proto=item.port.proto,
         frontends=item.frontends,
         flags=_LOCAL_ONLY if service.internal_local else 0,
         affinity_sec=service.affinity_sec,
-        backends=b"".join([Backend(addr, port).pack() for addr, port in cluster + local]),
-        count=len(cluster),
-        local_count=len(local),
+        backends=_packed(choice.cluster) + _packed(choice.local),
+        count=len(choice.cluster),
+        local_count=len(choice.local),
         members=members,
     )
 
 
-def _members(
-    cluster: list[tuple[bytes, int]], local: list[tuple[bytes, int]], others: Iterable[Target]
-) -> tuple[MemberOf, ...]:
+def _packed(targets: list[Target]) -> bytes:
+    """Packed Backends, in order of address and port: so their bytes are ordered too."""
+    pack = Backend.STRUCT.pack
+    return b"".join(sorted([pack(endpoint.addr, htons(port)) for endpoint, port in targets]))
+
+
+def _members(choice: Choice, others: Iterable[Target]) -> tuple[MemberOf, ...]:
     """Endpoints of either set, and those that merely serve: their UDP flows stay (A43)."""
     flags = {
         (endpoint.addr, port): _SERVING
         for endpoint, port in others
         if endpoint.conditions & SERVING
     }
-    for place in cluster:
-        flags[place] = _CLUSTER
-    for place in local:
-        flags[place] = flags.get(place, 0) | _LOCAL
+    for endpoint, port in choice.cluster:
+        flags[endpoint.addr, port] = _CLUSTER
+    for endpoint, port in choice.local:
+        flags[endpoint.addr, port] = flags.get((endpoint.addr, port), 0) | _LOCAL
     return tuple((addr, port, flags[addr, port]) for addr, port in sorted(flags))

@@ -2,28 +2,32 @@
 
 Each reader takes a mapping and a key; null and absent are the same, as in the API.
 A wrong value raises BadObject with the path from the object's root, such as
-spec.ports[0].port; nothing else is ever raised.
+spec.ports[0].port; nothing else is ever raised. What is kept of an object is bounded: lists and
+strings of any length are refused, whoever let them into the API.
 """
 
 from __future__ import annotations
 
 import json
-import re
-import sys
 from collections.abc import Callable, Mapping
-from functools import lru_cache
+from operator import length_hint
 from typing import Any, TypeVar
 
-from kpbpf import address
-from kpbpf.address import Address
 from kpbpf.errors import KpbpfError
 
 T = TypeVar("T")
 Raw = Mapping[Any, Any]
 
-#: A DNS label: what Services, namespaces and ports may be called (RFC 1123).
-LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 MAX_PORT = 65535
+
+#: Items that a list may have: far more than anybody needs, and read in less than a second.
+MAX_ITEMS = 65536
+
+#: Characters that a string may have, if it is kept: as many as the longest name.
+MAX_TEXT = 253
+
+#: Of the items of one list that cannot be used, those that are named.
+MAX_REMARKS = 10
 
 _SHOWN = 40
 
@@ -82,13 +86,20 @@ def section(raw: Raw, key: str) -> Raw:
 
 
 def text(raw: Raw, key: str, default: str = "") -> str:
-    """A string."""
+    """A string of at most MAX_TEXT characters."""
     value = raw.get(key)
     if value is None:
         return default
-    if isinstance(value, str):
+    if isinstance(value, str) and len(value) <= MAX_TEXT:
         return value
-    raise BadObject(key, "a string", shown(value))
+    raise _no_text(key, value)
+
+
+def _no_text(key: str, value: object) -> BadObject:
+    if isinstance(value, str):
+        expected = f"a string of at most {MAX_TEXT} characters"
+        return BadObject(key, expected, f"one of {len(value):,}")
+    return BadObject(key, "a string", shown(value))
 
 
 def one_of(raw: Raw, key: str, choices: Mapping[str, T], default: str) -> T:
@@ -98,7 +109,7 @@ def one_of(raw: Raw, key: str, choices: Mapping[str, T], default: str) -> T:
         value = default
     if isinstance(value, str) and value in choices:
         return choices[value]
-    raise BadObject(key, " or ".join(choices), shown(value))
+    raise BadObject(key, " or ".join(choices), shown(raw.get(key)))
 
 
 def flag(raw: Raw, key: str, default: bool) -> bool:
@@ -106,7 +117,7 @@ def flag(raw: Raw, key: str, default: bool) -> bool:
     value = raw.get(key)
     if value is None:
         return default
-    if isinstance(value, bool):
+    if value is True or value is False:
         return value
     raise BadObject(key, "true or false", shown(value))
 
@@ -116,26 +127,48 @@ def number(raw: Raw, key: str, low: int, high: int, default: int | None = None) 
     value = raw.get(key)
     if value is None and default is not None:
         return default
-    # bool is an int in Python, not in the API.
-    if isinstance(value, int) and not isinstance(value, bool) and low <= value <= high:
+    # Not isinstance: bool is an int in Python, not in the API.
+    if type(value) is int and low <= value <= high:
         return value
     raise BadObject(key, f"a number from {low} to {high}", shown(value))
 
 
-def each(raw: Raw, key: str, read: Callable[[Any], T]) -> tuple[T, ...]:
+def each(raw: Raw, key: str, read: Callable[[Any], T], at_most: int = MAX_ITEMS) -> tuple[T, ...]:
     """Every item of a list, read by `read`; empty when absent."""
     value = raw.get(key)
     if value is None:
         return ()
     if not isinstance(value, list):
         raise BadObject(key, "a list", shown(value))
-    items: list[T] = []
+    if len(value) > at_most:
+        raise BadObject(key, f"a list of at most {at_most:,}", f"one of {len(value):,}")
+    left = iter(value)
     try:
-        for item in value:
-            items.append(read(item))  # noqa: PERF401 (len(items) is the index of the bad one)
+        return tuple(map(read, left))
     except BadObject as bad:
-        raise bad.under(f"{key}[{len(items)}]") from None
-    return tuple(items)
+        # What is left behind the bad one tells its index.
+        raise bad.under(f"{key}[{len(value) - length_hint(left) - 1}]") from None
+
+
+def usable(
+    raw: Raw, key: str, read: Callable[[object], T], remarks: list[BadObject]
+) -> tuple[T, ...]:
+    """The items that can be read; the others are remarked on and left out (SEMANTICS A10)."""
+    if raw.get(key) is None:
+        return ()
+    good: list[T] = []
+    unusable = 0
+    for index, value in enumerate(each(raw, key, lambda value: value)):
+        try:
+            good.append(read(value))
+        except BadObject as bad:
+            unusable += 1
+            if unusable <= MAX_REMARKS:
+                remarks.append(bad.under(f"{key}[{index}]"))
+    if unusable > MAX_REMARKS:
+        got = f"{unusable - MAX_REMARKS:,} more that are not"
+        remarks.append(BadObject(key, "items that can be used", got))
+    return tuple(good)
 
 
 def within(raw: Raw, key: str, read: Callable[[Raw], T]) -> T:
@@ -149,43 +182,6 @@ def within(raw: Raw, key: str, read: Callable[[Raw], T]) -> T:
 
 def string(value: object) -> str:
     """A string that stands as an item of a list."""
-    if isinstance(value, str):
+    if isinstance(value, str) and len(value) <= MAX_TEXT:
         return value
-    raise BadObject("", "a string", shown(value))
-
-
-def ip(value: object) -> Address:
-    """An IP address; leading zeros are decimal (SEMANTICS A10)."""
-    if isinstance(value, str):
-        # The strict reader knows nearly all of them, and is several times faster.
-        for read in (address.from_text, address.from_text_sloppy):
-            try:
-                return read(value)
-            except ValueError:
-                continue
-    raise BadObject("", "an IP address", shown(value))
-
-
-def labels(metadata: Raw) -> dict[str, str]:
-    """metadata.labels; every value a string."""
-    found = section(metadata, "labels")
-    for name, value in found.items():
-        if not isinstance(name, str) or not isinstance(value, str):
-            raise BadObject(f"labels[{shown(name)}]", "a string", shown(value))
-    return dict(found)
-
-
-def port_name(raw: Raw) -> str:
-    """The name of a port, "" when it has none."""
-    name = raw.get("name")
-    if name is None or name == "":
-        return ""
-    if isinstance(name, str) and LABEL.fullmatch(name):
-        return sys.intern(name)
-    raise BadObject("name", "a DNS label in lower case", shown(name))
-
-
-@lru_cache(maxsize=4096)
-def shared(value: tuple[T, ...]) -> tuple[T, ...]:
-    """One object for equal tuples: thousands of endpoints share few hints and ports."""
-    return value
+    raise _no_text("", value)

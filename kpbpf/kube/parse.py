@@ -11,16 +11,18 @@ import sys
 from collections.abc import Callable
 from typing import NamedTuple
 
-from kpbpf.kube import fields
-from kpbpf.kube.fields import LABEL, BadObject, Raw, mapping, text, within
+from kpbpf.kube import fields, values
+from kpbpf.kube.fields import BadObject, Raw, mapping, text, within
 from kpbpf.kube.read_others import read_namespace, read_node, read_pod
+from kpbpf.kube.read_policy import read_policy
 from kpbpf.kube.read_service import read_service
 from kpbpf.kube.read_slice import read_slice
 from kpbpf.model.endpoint import EndpointSlice
 from kpbpf.model.objects import Key, Namespace, Node, Pod
+from kpbpf.model.policy import NetworkPolicy
 from kpbpf.model.service import Service
 
-Model = Service | EndpointSlice | Node | Pod | Namespace
+Model = Service | EndpointSlice | Node | Pod | Namespace | NetworkPolicy
 
 _SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 
@@ -48,8 +50,7 @@ def is_read(api_version: str, kind: str) -> bool:
 
 def key_of(raw: object) -> Key:
     """Which object it is; BadObject when that cannot be told."""
-    kind = kind_of(raw)[1]
-    return within(mapping(raw), "metadata", lambda metadata: _key(kind, metadata))
+    return _key(kind_of(raw)[1], mapping(raw))
 
 
 def parse(raw: object) -> Parsed:
@@ -59,21 +60,22 @@ def parse(raw: object) -> Parsed:
     if reader is None:
         raise BadObject("kind", "a kind that kpbpf reads", fields.shown(kind))
     remarks: list[BadObject] = []
-    model = reader(key_of(raw), mapping(raw), remarks)
+    found = mapping(raw)
+    model = reader(_key(kind, found), found, remarks)
     return Parsed(model, tuple(remarks))
 
 
-def _key(kind: str, metadata: Raw) -> Key:
-    name = text(metadata, "name")
-    shape = LABEL if kind in ("Service", "Namespace") else _SUBDOMAIN
-    if not shape.fullmatch(name):
-        raise BadObject("name", "a DNS name in lower case", fields.shown(name or None))
-    if kind in ("Node", "Namespace"):
-        return Key(kind, "", sys.intern(name))
-    namespace = text(metadata, "namespace") or "default"
-    if not LABEL.fullmatch(namespace):
-        raise BadObject("namespace", "a DNS label in lower case", fields.shown(namespace))
-    return Key(kind, sys.intern(namespace), name)
+def _key(kind: str, raw: Raw) -> Key:
+    def identify(metadata: Raw) -> Key:
+        name = text(metadata, "name")
+        shape = values.LABEL if kind in ("Service", "Namespace") else _SUBDOMAIN
+        if not shape.fullmatch(name):
+            raise BadObject("name", "a DNS name in lower case", fields.shown(name or None))
+        if kind in ("Node", "Namespace"):
+            return Key(kind, "", sys.intern(name))
+        return Key(kind, values.label(metadata, "namespace") or "default", name)
+
+    return within(raw, "metadata", identify)
 
 
 _READERS: dict[tuple[str, str], Callable[[Key, Raw, list[BadObject]], Model]] = {
@@ -82,4 +84,5 @@ _READERS: dict[tuple[str, str], Callable[[Key, Raw, list[BadObject]], Model]] = 
     ("v1", "Node"): read_node,
     ("v1", "Pod"): read_pod,
     ("v1", "Namespace"): read_namespace,
+    ("networking.k8s.io/v1", "NetworkPolicy"): read_policy,
 }

@@ -6,19 +6,45 @@ import sys
 from collections.abc import Mapping
 
 from kpbpf.address import Address
-from kpbpf.kube import fields
-from kpbpf.kube.fields import BadObject, Raw, each, mapping, shared, text, within
-from kpbpf.model.objects import Key, Namespace, Node, Pod
+from kpbpf.kube import fields, values
+from kpbpf.kube.fields import BadObject, Raw, each, mapping, text, within
+from kpbpf.kube.values import shared
+from kpbpf.model.objects import Block, Key, Namespace, Node, Pod
 
 ZONE_LABEL = "topology.kubernetes.io/zone"
 
 
-def read_node(key: Key, raw: Raw, _remarks: list[BadObject]) -> Node:
-    """A Node."""
-    labels = within(raw, "metadata", fields.labels)
+#: Key of the taint on a node that is about to be taken away.
+LEAVING_TAINT = "ToBeDeletedByClusterAutoscaler"
+
+
+def read_node(key: Key, raw: Raw, remarks: list[BadObject]) -> Node:
+    """A Node; blocks that are none are remarked on, and left out."""
+    labels = within(raw, "metadata", values.labels)
     found = within(raw, "status", lambda status: each(status, "addresses", _node_address))
-    kept = tuple(addr for addr in found if addr is not None)
-    return Node(key.name, labels.get(ZONE_LABEL, ""), kept)
+    unusable: list[BadObject] = []
+    pod_cidrs, taints = within(raw, "spec", lambda spec: _node_spec(spec, unusable))
+    remarks += [remark.under("spec") for remark in unusable]
+    return Node(
+        name=key.name,
+        zone=labels.get(ZONE_LABEL, ""),
+        addresses=tuple(addr for addr in found if addr is not None),
+        pod_cidrs=pod_cidrs,
+        deleting=fields.section(raw, "metadata").get("deletionTimestamp") is not None,
+        leaving=LEAVING_TAINT in taints,
+    )
+
+
+def _node_spec(spec: Raw, remarks: list[BadObject]) -> tuple[tuple[Block, ...], tuple[str, ...]]:
+    """The blocks of its pods, and the keys of its taints."""
+    taints = each(spec, "taints", lambda value: text(mapping(value), "key"))
+    blocks = fields.usable(spec, "podCIDRs", values.block, remarks)
+    if not blocks and text(spec, "podCIDR"):
+        try:
+            return (values.block(spec["podCIDR"]),), taints
+        except BadObject as bad:
+            remarks.append(bad.under("podCIDR"))
+    return blocks, taints
 
 
 def _node_address(value: object) -> Address | None:
@@ -26,14 +52,14 @@ def _node_address(value: object) -> Address | None:
     if text(raw, "type") not in ("InternalIP", "ExternalIP"):
         return None
     try:
-        return fields.ip(raw.get("address"))
+        return values.ip(raw.get("address"))
     except BadObject as bad:
         raise bad.under("address") from None
 
 
 def read_pod(key: Key, raw: Raw, _remarks: list[BadObject]) -> Pod:
     """A Pod."""
-    labels = within(raw, "metadata", fields.labels)
+    labels = within(raw, "metadata", values.labels)
     node, host_network = within(raw, "spec", _pod_spec)
     phase, addresses = within(raw, "status", _pod_status)
     return Pod(
@@ -44,6 +70,7 @@ def read_pod(key: Key, raw: Raw, _remarks: list[BadObject]) -> Pod:
         labels=shared(_sorted(labels)),
         host_network=host_network,
         finished=phase in ("Succeeded", "Failed"),
+        uid=within(raw, "metadata", lambda metadata: text(metadata, "uid")),
     )
 
 
@@ -54,7 +81,7 @@ def _pod_spec(raw: Raw) -> tuple[str, bool]:
 def _pod_status(raw: Raw) -> tuple[str, tuple[Address, ...]]:
     def pod_ip(value: object) -> Address:
         try:
-            return fields.ip(mapping(value).get("ip"))
+            return values.ip(mapping(value).get("ip"))
         except BadObject as bad:
             raise bad.under("ip") from None
 
@@ -62,14 +89,14 @@ def _pod_status(raw: Raw) -> tuple[str, tuple[Address, ...]]:
     if several or not raw.get("podIP"):
         return text(raw, "phase"), several
     try:
-        return text(raw, "phase"), (fields.ip(raw["podIP"]),)
+        return text(raw, "phase"), (values.ip(raw["podIP"]),)
     except BadObject as bad:
         raise bad.under("podIP") from None
 
 
 def read_namespace(key: Key, raw: Raw, _remarks: list[BadObject]) -> Namespace:
     """A Namespace."""
-    labels = within(raw, "metadata", fields.labels)
+    labels = within(raw, "metadata", values.labels)
     return Namespace(key.name, shared(_sorted(labels)))
 
 

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
-from typing import TypeVar
-
 from kpbpf import address
 from kpbpf.address import Address
-from kpbpf.kube import fields
+from kpbpf.kube import fields, values
 from kpbpf.kube.fields import (
     MAX_PORT,
     BadObject,
@@ -17,23 +13,19 @@ from kpbpf.kube.fields import (
     mapping,
     number,
     one_of,
-    port_name,
     text,
     within,
 )
+from kpbpf.kube.values import label
 from kpbpf.model.objects import Key
-from kpbpf.model.service import DEFAULT_AFFINITY_SEC, PROTOCOLS, Block, Service, ServicePort
-
-T = TypeVar("T")
+from kpbpf.model.service import DEFAULT_AFFINITY_SEC, MAX_PORTS, PROTOCOLS, Service, ServicePort
 
 OTHER_PROXY_LABEL = "service.kubernetes.io/service-proxy-name"
-
-_ASCII_DIGITS = re.compile(r"[0-9]{1,3}")
 
 
 def read_service(key: Key, raw: Raw, remarks: list[BadObject]) -> Service:
     """A Service; what is wrong but can be left out is remarked on (SEMANTICS A10)."""
-    labels = within(raw, "metadata", fields.labels)
+    labels = within(raw, "metadata", values.labels)
     ingress = within(raw, "status", lambda status: within(status, "loadBalancer", _ingress))
     unusable: list[BadObject] = []
 
@@ -50,9 +42,9 @@ def read_service(key: Key, raw: Raw, remarks: list[BadObject]) -> Service:
             internal_local=one_of(spec, "internalTrafficPolicy", _POLICIES, "Cluster"),
             external_local=one_of(spec, "externalTrafficPolicy", _POLICIES, "Cluster"),
             affinity_sec=_affinity(spec),
-            external_ips=_usable(spec, "externalIPs", fields.ip, unusable),
+            external_ips=fields.usable(spec, "externalIPs", values.ip, unusable),
             load_balancer_ips=ingress,
-            source_ranges=_usable(spec, "loadBalancerSourceRanges", _block, unusable),
+            source_ranges=fields.usable(spec, "loadBalancerSourceRanges", values.block, unusable),
             health_check_port=number(spec, "healthCheckNodePort", 0, MAX_PORT, 0),
         )
 
@@ -73,22 +65,26 @@ def _cluster_ips(spec: Raw) -> tuple[tuple[Address, ...], bool]:
     if "None" in (single, *texts[:1]):
         return (), True
     if texts:
-        return _one_per_family(each(spec, "clusterIPs", fields.ip)), False
+        return _one_per_family(each(spec, "clusterIPs", values.ip)), False
     if not single:
         return (), False
     try:
-        return (fields.ip(single),), False
+        return (values.ip(single),), False
     except BadObject as bad:
         raise bad.under("clusterIP") from None
 
 
 def _one_per_family(addresses: tuple[Address, ...]) -> tuple[Address, ...]:
+    if len(addresses) == 1:
+        return addresses
     first = {address.is_ipv4(addr): addr for addr in reversed(addresses)}
     return tuple(addr for addr in addresses if first[address.is_ipv4(addr)] is addr)
 
 
 def _service_ports(spec: Raw) -> tuple[ServicePort, ...]:
-    ports = each(spec, "ports", _service_port)
+    ports = each(spec, "ports", _service_port, MAX_PORTS)
+    if len(ports) == 1:
+        return ports
     names: set[str] = set()
     numbers: set[tuple[int, int]] = set()
     for index, port in enumerate(ports):
@@ -106,7 +102,7 @@ def _service_ports(spec: Raw) -> tuple[ServicePort, ...]:
 def _service_port(value: object) -> ServicePort:
     raw = mapping(value)
     return ServicePort(
-        name=port_name(raw),
+        name=label(raw, "name"),
         proto=one_of(raw, "protocol", PROTOCOLS, "TCP"),
         port=number(raw, "port", 1, MAX_PORT),
         node_port=number(raw, "nodePort", 0, MAX_PORT, 0),
@@ -135,34 +131,6 @@ def _ingress_ip(value: object) -> Address | None:
     if text(raw, "ipMode", "VIP") != "VIP" or not text(raw, "ip"):
         return None
     try:
-        return fields.ip(raw["ip"])
+        return values.ip(raw["ip"])
     except BadObject as bad:
         raise bad.under("ip") from None
-
-
-def _usable(
-    spec: Raw, key: str, read: Callable[[object], T], remarks: list[BadObject]
-) -> tuple[T, ...]:
-    """The items that can be read; the others are remarked on and left out (A10)."""
-    values = each(spec, key, lambda value: value)
-    good: list[T] = []
-    for index, value in enumerate(values):
-        try:
-            good.append(read(value))
-        except BadObject as bad:
-            remarks.append(bad.under(f"{key}[{index}]"))
-    return tuple(good)
-
-
-def _block(value: object) -> Block:
-    """An address range; surrounding blanks are cut (A10)."""
-    base, slash, length = value.strip().partition("/") if isinstance(value, str) else ("", "", "")
-    try:
-        addr = address.from_text_sloppy(base)
-    except ValueError:
-        addr = address.ZERO
-        slash = ""
-    widest = 32 if address.is_ipv4(addr) else 128
-    if not slash or not _ASCII_DIGITS.fullmatch(length) or int(length) > widest:
-        raise BadObject("", "a range such as 192.0.2.0/24", fields.shown(value))
-    return Block(addr, int(length) + 128 - widest)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import sys
+from datetime import datetime
+from functools import partial
 
 from kpbpf import address
-from kpbpf.kube import fields
+from kpbpf.kube import fields, values
 from kpbpf.kube.fields import (
     MAX_PORT,
     BadObject,
@@ -14,61 +17,68 @@ from kpbpf.kube.fields import (
     mapping,
     number,
     one_of,
-    port_name,
-    shared,
     text,
     within,
 )
+from kpbpf.kube.values import label, shared
 from kpbpf.model.endpoint import READY, SERVING, TERMINATING, Endpoint, EndpointPort, EndpointSlice
 from kpbpf.model.objects import Key
-from kpbpf.model.service import PROTOCOLS
+from kpbpf.model.service import MAX_PORTS, PROTOCOLS
 
 SERVICE_LABEL = "kubernetes.io/service-name"
 HEADLESS_LABEL = "service.kubernetes.io/headless"
+TRIGGER_ANNOTATION = "endpoints.kubernetes.io/last-change-trigger-time"
 
 _FAMILIES = {"IPv4": "IPv4", "IPv6": "IPv6", "FQDN": ""}
 _USUAL = READY | SERVING
+_RFC3339 = re.compile(
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?"
+    r"(Z|[+-][0-9]{2}:[0-9]{2})"
+)
 
 
 def read_slice(key: Key, raw: Raw, _remarks: list[BadObject]) -> EndpointSlice:
     """An EndpointSlice."""
-    labels = within(raw, "metadata", fields.labels)
+    labels = within(raw, "metadata", values.labels)
     family = one_of(raw, "addressType", _FAMILIES, "")
     service = "" if HEADLESS_LABEL in labels else labels.get(SERVICE_LABEL, "")
-    read = {"IPv4": _endpoint4, "IPv6": _endpoint6}.get(family)
-    ports = each(raw, "ports", _endpoint_port)
+    found = each(raw, "ports", _endpoint_port, MAX_PORTS)
     return EndpointSlice(
         namespace=key.namespace,
         name=key.name,
         service=service,
         family=family,
-        ports=shared(tuple(port for port in ports if port is not None)),
-        endpoints=each(raw, "endpoints", read) if read else (),
+        ports=shared(tuple([port for port in found if port is not None])),
+        endpoints=each(raw, "endpoints", partial(_endpoint, family == "IPv4")) if family else (),
+        triggered=_triggered(fields.section(raw, "metadata").get("annotations")),
     )
 
 
-def _endpoint4(value: object) -> Endpoint:
-    return _endpoint(value, True)
+def _triggered(annotations: object) -> float:
+    """When what led to this state happened; a time that cannot be read is none."""
+    told = annotations.get(TRIGGER_ANNOTATION) if isinstance(annotations, dict) else None
+    if not isinstance(told, str) or not _RFC3339.fullmatch(told):
+        return 0.0
+    try:
+        return datetime.fromisoformat(told).timestamp()
+    except (ValueError, OverflowError):
+        return 0.0
 
 
-def _endpoint6(value: object) -> Endpoint:
-    return _endpoint(value, False)
-
-
-def _endpoint(value: object, ipv4: bool) -> Endpoint:
+def _endpoint(ipv4: bool, value: object) -> Endpoint:
     """One endpoint; only its first address is used (A6)."""
     raw = mapping(value)
     texts = raw.get("addresses")
     if not isinstance(texts, list) or not texts:
         raise BadObject("addresses", "a list of at least one address", fields.shown(texts))
     try:
-        addr = fields.ip(texts[0])
+        addr = values.ip(texts[0])
     except BadObject as bad:
         raise bad.under("addresses[0]") from None
     if address.is_ipv4(addr) is not ipv4:
         family = "IPv4" if ipv4 else "IPv6"
         raise BadObject("addresses[0]", f"an {family} address", fields.shown(texts[0]))
-    conditions = _USUAL if raw.get("conditions") is None else within(raw, "conditions", _conditions)
+    conditions = within(raw, "conditions", _conditions)
     node = sys.intern(text(raw, "nodeName"))
     if raw.get("hints") is None:
         return Endpoint(addr, node, conditions)
@@ -78,6 +88,8 @@ def _endpoint(value: object, ipv4: bool) -> Endpoint:
 
 def _conditions(raw: Raw) -> int:
     """Condition bits; what is not said counts as ready, serving, and not terminating (A7)."""
+    if raw.get("ready") is True and raw.get("serving") is True and raw.get("terminating") is False:
+        return _USUAL
     ready = fields.flag(raw, "ready", True)
     serving = fields.flag(raw, "serving", True)
     terminating = fields.flag(raw, "terminating", False)
@@ -101,7 +113,7 @@ def _endpoint_port(value: object) -> EndpointPort | None:
     if raw.get("port") in (None, 0):
         return None
     return EndpointPort(
-        name=port_name(raw),
+        name=label(raw, "name"),
         proto=one_of(raw, "protocol", PROTOCOLS, "TCP"),
         port=number(raw, "port", 1, MAX_PORT),
     )

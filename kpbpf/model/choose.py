@@ -7,7 +7,7 @@ to those that are terminating but still serve.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from kpbpf.model.endpoint import READY, SERVING, TERMINATING, Endpoint
@@ -25,22 +25,23 @@ class Choice(NamedTuple):
     local: list[Target]
 
 
-def choose(targets: Iterable[Target], node: str, zone: str) -> Choice:
+def choose(targets: Sequence[Target], node: str, zone: str) -> Choice:
     """Choose from all endpoints of one Service port, seen from `node` in `zone` ("": no label)."""
     unique = distinct(targets)
     ready = [target for target in unique if target[0].conditions & READY]
     cluster = _near(ready, node, zone) if ready else _last_resort(unique)
-    local = [target for target in ready if target[0].node == node]
-    if not local:
-        local = _last_resort(target for target in unique if target[0].node == node)
+    here = [target for target in unique if target[0].node == node]
+    local = [target for target in here if target[0].conditions & READY] or _last_resort(here)
     return Choice(cluster, local)
 
 
-def distinct(targets: Iterable[Target]) -> list[Target]:
+def distinct(targets: Sequence[Target]) -> Sequence[Target]:
     """One target per address and port; of two, one that is not terminating (A9).
 
     A pod's address is used again while the old pod's slice still says "terminating".
     """
+    if len({(endpoint.addr, port) for endpoint, port in targets}) == len(targets):
+        return targets
     seen: dict[tuple[bytes, int], Target] = {}
     for target in targets:
         endpoint, port = target
@@ -55,7 +56,7 @@ def _rank(endpoint: Endpoint) -> tuple[bool, int]:
     return not endpoint.conditions & TERMINATING, endpoint.conditions & (READY | SERVING)
 
 
-def _last_resort(targets: Iterable[Target]) -> list[Target]:
+def _last_resort(targets: Sequence[Target]) -> list[Target]:
     return [target for target in targets if target[0].conditions & _LAST_RESORT == _LAST_RESORT]
 
 

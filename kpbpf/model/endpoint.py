@@ -36,7 +36,8 @@ class EndpointPort(NamedTuple):
 class EndpointSlice(NamedTuple):
     """One slice. `service` is "" when it belongs to none that is ours (A2, A6).
 
-    `family` is "IPv4" or "IPv6"; a slice of FQDNs has no endpoints.
+    `family` is "IPv4" or "IPv6"; a slice of FQDNs has no endpoints. `triggered` is when what led
+    to this state happened, in seconds of the Unix epoch; 0.0 when the object does not say.
     """
 
     namespace: str
@@ -45,6 +46,12 @@ class EndpointSlice(NamedTuple):
     family: str
     ports: tuple[EndpointPort, ...]
     endpoints: tuple[Endpoint, ...]
+    triggered: float = 0.0
+
+    @property
+    def service_path(self) -> str:
+        """namespace/name of its Service."""
+        return f"{self.namespace}/{self.service}"
 
     @property
     def key(self) -> Key:

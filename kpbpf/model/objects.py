@@ -1,6 +1,6 @@
-"""The key of an object, and the small objects: Node, Pod, Namespace.
+"""The key of an object, and the small objects: Node, Pod, Namespace, a block of addresses.
 
-Holds no logic. Service and EndpointSlice have files of their own.
+Holds no logic. Service, EndpointSlice and NetworkPolicy have files of their own.
 """
 
 from __future__ import annotations
@@ -26,12 +26,27 @@ class Key(NamedTuple):
         return f"{self.namespace}/{self.name}" if self.namespace else self.name
 
 
+class Block(NamedTuple):
+    """A range of addresses: 16-byte base and prefix length (IPv4 counted from 96)."""
+
+    base: Address
+    prefix: int
+
+
 class Node(NamedTuple):
-    """A node; kpbpf looks at its own only. `zone` is topology.kubernetes.io/zone, or ""."""
+    """A node; kpbpf looks at its own only. `zone` is topology.kubernetes.io/zone, or "".
+
+    `pod_cidrs` are the blocks that its pods have addresses of. `deleting`: somebody asked for the
+    object to be deleted. `leaving`: the cluster autoscaler is about to take the machine away; no
+    load balancer should send anything new to it (SEMANTICS A53).
+    """
 
     name: str
     zone: str = ""
     addresses: tuple[Address, ...] = ()
+    pod_cidrs: tuple[Block, ...] = ()
+    deleting: bool = False
+    leaving: bool = False
 
     @property
     def key(self) -> Key:
@@ -42,7 +57,8 @@ class Node(NamedTuple):
 class Pod(NamedTuple):
     """A pod with what policies and `ep ls` need: where it is, its addresses and labels.
 
-    `finished` pods (Succeeded, Failed) no longer own their addresses (SEMANTICS C17).
+    `finished` pods (Succeeded, Failed) no longer own their addresses (SEMANTICS C17). `uid` tells
+    a pod from an earlier one of the same name; "" when it is not known.
     """
 
     namespace: str
@@ -52,6 +68,7 @@ class Pod(NamedTuple):
     labels: tuple[tuple[str, str], ...]
     host_network: bool
     finished: bool
+    uid: str = ""
 
     @property
     def key(self) -> Key:

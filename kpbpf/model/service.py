@@ -5,15 +5,17 @@ All addresses a Service can be reached by are kept, also those that nothing comp
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from kpbpf.address import Address
-from kpbpf.model.objects import Key
+from kpbpf.model.objects import Block, Key
 
 #: IP protocol numbers of the protocols a Service may have.
 TCP, UDP, SCTP = 6, 17, 132
 PROTOCOLS = {"TCP": TCP, "UDP": UDP, "SCTP": SCTP}
+
+#: Ports that one Service may have: each takes a frontend per address, of 131,072 in all.
+MAX_PORTS = 4096
 
 #: Seconds of sessionAffinity ClientIP when the object names none (A34).
 DEFAULT_AFFINITY_SEC = 10800
@@ -28,15 +30,7 @@ class ServicePort(NamedTuple):
     node_port: int
 
 
-class Block(NamedTuple):
-    """A range of addresses: 16-byte base and prefix length (IPv4 counted from 96)."""
-
-    base: Address
-    prefix: int
-
-
-@dataclass(frozen=True, slots=True)
-class Service:
+class Service(NamedTuple):
     """One Service.
 
     `cluster_ips` holds at most one address per family, and is empty for a headless Service,
@@ -62,6 +56,11 @@ class Service:
     def key(self) -> Key:
         """Service namespace/name."""
         return Key("Service", self.namespace, self.name)
+
+    @property
+    def external(self) -> bool:
+        """Whether it has addresses or ports for clients outside the cluster (A21)."""
+        return self.type in ("NodePort", "LoadBalancer") or bool(self.external_ips)
 
     @property
     def served(self) -> bool:

@@ -53,6 +53,20 @@ def backends(make: Maker) -> Table[abi.BackendKey, abi.Backend]:
     return Table(HASH, make.store(HASH))
 
 
+def test_blocks_hold_every_entry_once(make: Maker) -> None:
+    spec = abi.MAPS["backends"]._replace(entries=10_000)
+    table: Table[abi.BackendKey, abi.Backend] = Table(spec, make.store(spec))
+    assert list(table.blocks_raw()) == []
+    keys = [abi.BackendKey(1, slot).pack() for slot in range(9000)]
+    table.put_many_raw((key, key * 3) for key in keys)
+    found: dict[bytes, bytes] = {}
+    for block, values in table.blocks_raw():
+        for i in range(len(block) // 8):
+            found[bytes(block[i * 8 : i * 8 + 8])] = bytes(values[i * 24 : i * 24 + 24])
+    assert found == {key: key * 3 for key in keys}
+    assert table.count() == 9000
+
+
 def test_entry_is_put_read_replaced_and_deleted(
     backends: Table[abi.BackendKey, abi.Backend],
 ) -> None:

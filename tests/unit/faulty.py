@@ -59,6 +59,7 @@ class FatedStore:
     def __init__(self, store: FakeStore, fate: Fate) -> None:
         self.store, self.fate = store, fate
         self.get, self.items, self.close = store.get, store.items, store.close
+        self.blocks = store.blocks
 
     def put(self, key: bytes, value: bytes, flags: int) -> None:
         self.fate.write()

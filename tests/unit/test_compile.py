@@ -105,7 +105,7 @@ def test_two_families_are_two_services_to_the_maps() -> None:
     "spec", [{"ip": "None"}, {"type": "ExternalName"}, {"ip": "", "clusterIPs": None}]
 )
 def test_nothing_is_wanted_of_services_without_an_address(spec: dict[str, Any]) -> None:
-    assert compiled(make.service(**spec), make.slice_()) == Compiled([], [])
+    assert compiled(make.service(**spec), make.slice_()) == Compiled((), [], [])
 
 
 def test_internal_traffic_policy_local_is_a_flag() -> None:

@@ -13,10 +13,13 @@ from pathlib import Path
 
 import pytest
 from hypothesis import given
+from hypothesis import strategies as st
 
 from controllers.services import ServicesController
 from kpbpf.kube.manifests import ManifestSource
 from kpbpf.kube.source import Unread
+from kpbpf.model.objects import Key
+from maps.abi import FrontendKey
 from maps.fake import FakeTables
 from maps.sync import ServiceSync
 from maps.wanted import WantedService
@@ -180,6 +183,61 @@ def test_what_was_half_written_and_serves_nobody_is_no_reason_to_wait() -> None:
     ]
 
 
+OTHER = make.service("other", "10.96.0.11")
+OTHER_SLICE = make.slice_(["10.1.1.1"], of="other")
+
+
+def test_an_object_that_stays_unread_holds_its_own_service_only() -> None:
+    node = Restarted(make.service(), make.slice_(), OTHER, OTHER_SLICE)
+    node.unread = Unread(keys=(Key("Service", "default", "web"),))
+    for address in ("10.1.1.2", "10.1.1.3"):
+        assert node.sync(OTHER, make.slice_([address], of="other")) == [
+            WEB,
+            f"10.96.0.11:80/TCP default/other/IPv4: {address}:8080",
+        ]
+    assert node.controller.status().held == (
+        "left as before this start until all of Service default/web can be read: default/web/IPv4"
+    )
+    node.controller.changed(make.model(OTHER).key, None)
+    assert node.sync() == [WEB]
+    assert node.controller.status().pending == 1
+    assert node.controller.status().oldest_pending == 0.0
+
+
+def test_a_slice_that_stays_unread_keeps_its_endpoints_and_lets_new_ones_in() -> None:
+    node = Restarted(make.service(), make.slice_(), make.slice_(["10.1.0.2"], name="broken"))
+    node.unread = Unread(keys=(Key("Service", "default", "web"),))
+    both = f"{WEB} 10.1.0.2:8080"
+    assert node.sync(make.service(), make.slice_()) == [both]
+    third = make.slice_(["10.1.0.2", "10.1.0.3"], name="more")
+    assert node.sync(third) == [f"{both} 10.1.0.3:8080"]
+
+
+def test_places_hide_everything_until_only_objects_are_left_unread() -> None:
+    node = Restarted(make.service(), make.slice_(), OTHER, OTHER_SLICE)
+    web, other = make.model(make.service()).key, make.model(OTHER).key
+    node.unread = Unread(("x.yaml",), (web,))
+    assert len(node.sync()) == 2
+    node.unread = Unread((), (web,))
+    assert node.sync() == [WEB]
+    # What becomes unreadable from now on is in good hands: its last state is known.
+    node.unread = Unread(("x.yaml",), (web, other))
+    assert node.sync() == [WEB]
+    node.unread = Unread((), (other,))
+    assert node.sync() == []
+
+
+def test_an_address_stays_with_the_service_that_cannot_be_read() -> None:
+    node = Restarted(make.service(), make.slice_())
+    node.unread = Unread(keys=(Key("Service", "default", "web"),))
+    rival = make.service("rival", ["10.96.0.10", "fd96::1"])
+    six = make.slice_(["fd00::1"], of="rival", family="IPv6", name="six")
+    served = "[fd96::1]:80/TCP default/rival/IPv6: [fd00::1]:8080"
+    assert node.sync(rival, six, make.slice_(of="rival")) == [WEB, served]
+    node.unread = Unread()
+    assert node.sync() == [WEB.replace("web", "rival"), served]
+
+
 # ---- the maps --------------------------------------------------------------------------
 
 
@@ -205,7 +263,7 @@ def test_a_port_is_held_if_anybody_would_lose_by_it(
     before: WantedService, now: WantedService, held: bool
 ) -> None:
     tables = synced(before)
-    report = ServiceSync(tables).apply([now], whole=False)
+    report = ServiceSync(tables).apply([now], keeps=everything)
     assert report.held == ({now.name} if held else set())
     assert (report.writes == 0) == held
 
@@ -219,12 +277,42 @@ def test_half_a_view_loses_nothing_and_the_whole_one_settles_all(
     sync = ServiceSync(tables)
     sync.load()
     gone = sync.names() - {wanted.name for wanted in after}
-    half = sync.apply(after, gone, whole=False)
+    half = sync.apply(after, gone, keeps=everything)
     now = served_backends(tables)
     assert all(backends <= now[frontend] for frontend, backends in served.items())
     waiting = [wanted for wanted in after if wanted.name in half.held]
     assert not sync.apply(waiting, gone & half.held).held
     assert dump(tables) == dump(synced(*after))
+
+
+def everything(_name: str) -> bool:
+    """Every port keeps what it was served with."""
+    return True
+
+
+@given(before=states(), after=states(), kept=st.sets(st.sampled_from("abcd")))
+def test_who_must_keep_what_it_had_does_and_the_others_get_what_they_want(
+    before: list[WantedService], after: list[WantedService], kept: set[str]
+) -> None:
+    tables = synced(*before)
+    served = served_backends(tables)
+    sync = ServiceSync(tables)
+    sync.load()
+    gone = sync.names() - {wanted.name for wanted in after}
+    report = sync.apply(after, gone, keeps=kept.__contains__)
+    now = served_backends(tables)
+    for (frontend, name), backends in served.items():
+        if name in kept:
+            assert backends <= now[frontend, name]
+    spared = {frontend for frontend, name in served if name in kept}
+    settled, found = dump(synced(*after)), dump(tables)
+    for wanted in (one for one in after if one.name not in kept):
+        for key in wanted.frontends:
+            frontend = str(FrontendKey.unpack(key))
+            assert frontend in spared or found[frontend] == settled[frontend]
+    waiting = [wanted for wanted in after if wanted.name in report.held]
+    assert not sync.apply(waiting, gone & report.held).held
+    assert dump(tables) == settled
 
 
 def served_backends(tables: FakeTables) -> dict[tuple[str, str], set[bytes]]:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from controllers.pending import AGAIN_SEC, FEW
 from controllers.services import ServicesController, Status
 from kpbpf.errors import Retry
 from kpbpf.model.objects import Key
@@ -16,6 +17,7 @@ from maps.fake import FakeTables, fake_tables
 from tests import make
 from tests.unit.faulty import Flaky
 from tests.unit.reading import service_lines
+from tests.unit.test_pending import Clock
 
 
 class Node:
@@ -237,7 +239,46 @@ def test_counts_for_people(node: Node) -> None:
     node.tell(make.service(ports=[make.port(1, "a"), make.port(2, "b")]), make.slice_())
     assert node.controller.status().pending == 1
     node.controller.work()
-    assert node.controller.status() == Status(services=1, slices=1, ports=2, pending=0)
+    assert node.controller.status() == Status(
+        services=1,
+        slices=1,
+        ports=2,
+        pending=0,
+        service_changes=1,
+        endpoint_changes=1,
+        writes=4,
+    )
+
+
+def test_slices_that_contradict_each_other_are_settled_alike_in_any_order(node: Node) -> None:
+    here = make.slice_([make.endpoint("10.1.0.1", "node-a")], name="web-1")
+    there = make.slice_([make.endpoint("10.1.0.1", "node-b")], name="web-2")
+    before = node.sync(make.service(), here, there)
+    assert node.sync(make.slice_(name="web-1", endpoints=[])) != before
+    assert node.sync(here) == before
+    assert Node().sync(make.service(), there, here) == before
+
+
+def test_many_services_that_do_not_fit_do_not_hold_up_the_others() -> None:
+    clock = Clock()
+    tables = fake_tables({"frontends": 2})
+    controller = ServicesController(tables, "node-a", clock=clock)
+    for n in range(2 * FEW):
+        model = make.model(make.service(f"s{n}", f"10.96.{n >> 8}.{n & 255}"))
+        controller.changed(model.key, model)
+    with pytest.raises(Retry, match=f"{2 * FEW - 2} Service ports not written"):
+        controller.work()
+    slice_ = make.model(make.slice_(of="s0"))
+    controller.changed(slice_.key, slice_)
+    report = controller.reconcile()
+    assert (report.writes > 0, report.failed) == (True, {})
+    # What failed is not forgotten meanwhile, and does not count as late: no time cures it.
+    assert controller.status().pending == 2 * FEW - 2
+    assert controller.status().oldest_pending == 0.0
+    with pytest.raises(Retry):
+        controller.work()
+    clock.now += AGAIN_SEC
+    assert len(controller.reconcile().failed) == 2 * FEW - 2
 
 
 OBJECTS = st.one_of(
