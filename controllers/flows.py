@@ -1,66 +1,140 @@
-"""Forgetting connections: those that timed out, and those of a pod that is gone.
+"""Forgetting connections, and counting those that stay.
 
-The programs check time-outs themselves, at every lookup; sweeping only gives the memory back.
-Works on packed entries, because there may be 262,144 of them. Touches the flow table only.
+Forgotten are those that timed out and those of a pod that is gone. The programs check time-outs
+themselves, at every lookup; sweeping only gives the memory back. Works on columns of packed
+entries, because there may be 262,144 of them. Touches the flow table only.
 """
 
-from collections.abc import Callable, Collection
-from struct import Struct
+from __future__ import annotations
+
+import heapq
+from collections import Counter
+from collections.abc import Collection
+from typing import Any, Literal, NamedTuple
 
 from maps import config
-from maps.abi import Flow
+from maps.abi import Flow, FlowFlag, FlowKey, NameKind
 from maps.layout import Packed
 from maps.table import Tables
 
-BATCH = 1024
-"""Keys removed at once. Small, because a record may have come to life again since it was read;
-losing it then costs a retransmission at most."""
-
 _SEC_NS = 1_000_000_000
 
-# Most flows are busy: their time stamp, which comes first, says that they may stay.
-_seen_ns = Struct("=Q").unpack_from
 
-# A flow is unpacked to plain numbers, not to a Flow: it is done for every one of them.
-_unpack = Flow.STRUCT.unpack
-_LAST_SEEN, _STATE, _CLIENT, _BACKEND = map(
-    Flow._fields.index, ("last_seen_ns", "state", "client_ifindex", "backend_ifindex")
-)
+class Swept(NamedTuple):
+    """What a sweep did and saw. A connection through a Service has two entries, and counts once."""
+
+    removed: int
+    """Entries, not connections."""
+    connections: dict[tuple[int, int], int]
+    """That stay, by protocol number and state."""
+    of_services: dict[int, int]
+    """That stay, by id of the Service port; empty unless asked for."""
 
 
-def sweep(tables: Tables, now_ns: int) -> int:
-    """Remove flows that were idle for longer than their state allows; return how many."""
+Code = Literal["Q", "I", "B"]
+"""Of struct: 8, 4 and 1 bytes."""
+
+
+class _Column(NamedTuple):
+    """One field of every entry in a block of entries that lie one behind the other."""
+
+    code: Code
+    first: int
+    stride: int
+
+    def of(self, block: memoryview) -> list[int]:
+        """Read it from every entry."""
+        return block.cast("B").cast(self.code)[self.first :: self.stride].tolist()
+
+
+def _column(record: Any, field: str, code: Code) -> _Column:
+    """Find a field by what it leaves in a packed record."""
+    width = {"Q": 8, "I": 4, "B": 1}[code]
+    ones = int.from_bytes(b"\1" * width)
+    at = record.unpack(bytes(record.SIZE))._replace(**{field: ones}).pack().index(1)
+    return _Column(code, at // width, record.SIZE // width)
+
+
+_SEEN_NS = _column(Flow, "last_seen_ns", "Q")
+_STATE = _column(Flow, "state", "B")
+_FLAGS = _column(Flow, "flags", "B")
+_SERVICE = _column(Flow, "service", "I")
+_CLIENT = _column(Flow, "client_ifindex", "I")
+_BACKEND = _column(Flow, "backend_ifindex", "I")
+_PROTO = _column(FlowKey, "proto", "B")
+
+
+def sweep(tables: Tables, now_ns: int, count_services: bool = False) -> Swept:
+    """Remove flows that were idle for longer than their state allows; count the others."""
     timeouts = config.read(tables).timeout_sec
     limits = [now_ns - seconds * _SEC_NS for seconds in timeouts]
+    # Most flows are busy: the shortest time-out alone says that they may stay.
     latest = now_ns - min(filter(None, timeouts), default=0) * _SEC_NS
-
-    def expired(flow: Packed) -> bool:
-        if _seen_ns(flow)[0] >= latest:
-            return False
-        found = _unpack(flow)
-        return bool(found[_LAST_SEEN] < limits[found[_STATE] % len(limits)])
-
-    return _remove(tables, expired)
+    removed = 0
+    kinds: Counter[tuple[int, int, int]] = Counter()
+    services: Counter[tuple[int, int]] = Counter()
+    for keys, values in tables.flows.blocks_raw():
+        states = _STATE.of(values)
+        kind = list(zip(_PROTO.of(keys), states, _FLAGS.of(values), strict=True))
+        gone = [
+            i
+            for i, seen_ns in enumerate(_SEEN_NS.of(values))
+            if seen_ns < latest and seen_ns < limits[states[i] % len(limits)]
+        ]
+        kinds.update(kind)
+        kinds.subtract(kind[i] for i in gone)
+        if count_services:
+            service = list(zip(_SERVICE.of(values), _FLAGS.of(values), strict=True))
+            services.update(service)
+            services.subtract(service[i] for i in gone)
+        removed += _remove(tables, keys, gone)
+    connections: Counter[tuple[int, int]] = Counter()
+    for (proto, state, flags), number in kinds.items():
+        connections[proto, state] += 0 if flags & FlowFlag.ALIAS else number
+    of_services: Counter[int] = Counter()
+    for (id_, flags), number in services.items():
+        of_services[id_] += 0 if flags & FlowFlag.ALIAS or not id_ else number
+    return Swept(removed, +connections, +of_services)
 
 
 def forget_interfaces(tables: Tables, ifindexes: Collection[int]) -> int:
     """Remove flows whose client or backend is behind one of these interfaces; return how many."""
-
-    def behind(flow: Packed) -> bool:
-        found = _unpack(flow)
-        return found[_CLIENT] in ifindexes or found[_BACKEND] in ifindexes
-
-    return _remove(tables, behind) if ifindexes else 0
-
-
-def _remove(tables: Tables, doomed: Callable[[Packed], bool]) -> int:
-    """Remove the flows that `doomed` picks, a batch at a time, soon after they were read."""
     removed = 0
-    keys: list[bytes] = []
-    for key, flow in tables.flows.items_raw():
-        if doomed(flow):
-            keys.append(bytes(key))
-            if len(keys) == BATCH:
-                removed += tables.flows.delete_many_raw(keys)
-                keys = []
-    return removed + (tables.flows.delete_many_raw(keys) if keys else 0)
+    if ifindexes:
+        for keys, values in tables.flows.blocks_raw():
+            ends = zip(_CLIENT.of(values), _BACKEND.of(values), strict=True)
+            behind = [i for i, (a, b) in enumerate(ends) if a in ifindexes or b in ifindexes]
+            removed += _remove(tables, keys, behind)
+    return removed
+
+
+def first_services(tables: Tables, limit: int) -> dict[int, str]:
+    """Choose the Services that get numbers of their own: namespace/name, by Service port id.
+
+    The first `limit` by name. Not the busiest: those change, and every one that ever was among
+    them would stay a time series.
+    """
+    if limit <= 0:
+        return {}
+    paths = {
+        key.id: _service_path(name.text)
+        for key, name in tables.names.items()
+        if key.kind == NameKind.SERVICE
+    }
+    chosen = set(heapq.nsmallest(limit, set(paths.values())))
+    return {id_: path for id_, path in paths.items() if path in chosen}
+
+
+def _service_path(port_name: str) -> str:
+    """Take namespace/name from a Service port's name, namespace/name:port/family."""
+    namespace, _, rest = port_name.partition("/")
+    return f"{namespace}/{rest.partition('/')[0].partition(':')[0]}"
+
+
+def _remove(tables: Tables, keys: Packed, doomed: list[int]) -> int:
+    """Remove entries of a block by position, right after it was read.
+
+    A record may have come to life again since; losing it costs a retransmission at most.
+    """
+    size = FlowKey.SIZE
+    return tables.flows.delete_many_raw(bytes(keys[i * size : (i + 1) * size]) for i in doomed)

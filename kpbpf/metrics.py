@@ -1,18 +1,20 @@
-"""The metrics endpoint: what is offered to Prometheus, and the server that offers it.
+"""What is offered to Prometheus, and in which words it wants it.
 
-The only module that knows prometheus-client. Numbers that live elsewhere (maps, status) are read
-when somebody scrapes, by a function that the daemon hands in; only durations are kept here.
+The only module that knows prometheus-client. Numbers that live elsewhere (maps, the daemon's
+notes) are read when somebody scrapes, by a function that the daemon hands in; only durations are
+kept here. Which metrics there are is not known here, nor how they get to whoever asks.
 """
 
-import socket
-import threading
-from collections.abc import Callable, Iterable, Iterator
+from __future__ import annotations
+
+import gzip
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-if TYPE_CHECKING:
-    from wsgiref.simple_server import WSGIServer
+from kpbpf.web import Answer, Request
 
-    from prometheus_client import CollectorRegistry, Metric
+if TYPE_CHECKING:
+    from prometheus_client import Histogram, Metric
 
 
 class Family(NamedTuple):
@@ -27,73 +29,60 @@ class Family(NamedTuple):
 
 Read = Callable[[], Iterable[Family]]
 
-_SYNC_BUCKETS = tuple(0.001 * 2**power for power in range(15))
+
+class Durations:
+    """A histogram of seconds, written from any thread; each is counted under every label value."""
+
+    def __init__(self, series: Sequence[Histogram]) -> None:
+        self._series = series
+
+    def observe(self, seconds: float) -> None:
+        """Count one."""
+        for one in self._series:
+            one.observe(seconds)
 
 
 class Metrics:
     """A registry of this daemon's own, so that several can live in one test process."""
 
     def __init__(self, read: Read) -> None:
-        from prometheus_client import CollectorRegistry, Histogram, ProcessCollector
+        from prometheus_client import CollectorRegistry, ProcessCollector, disable_created_metrics
 
+        # A series more for each histogram, which nobody asks for. It has no annotations.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry(auto_describe=False)
         self.registry.register(_Live(read))
         ProcessCollector(registry=self.registry)
-        self.sync_seconds = Histogram(
-            "kpbpf_sync_duration_seconds",
-            "Time from taking up changed objects to having them in the kernel's maps.",
-            buckets=_SYNC_BUCKETS,
-            registry=self.registry,
-        )
 
-    def serve(self, host: str, port: int) -> "Server":
-        """Answer scrapes in a thread until stopped; OSError when the address cannot be bound."""
-        server = _server(host, port, self.registry)
-        thread = threading.Thread(target=server.serve_forever, name="metrics", daemon=True)
-        thread.start()
+    def durations(
+        self,
+        name: str,
+        about: str,
+        buckets: Sequence[float],
+        label: str = "",
+        values: Sequence[str] = (),
+    ) -> Durations:
+        """Make a histogram; with a label, one for each of its values, from the start."""
+        from prometheus_client import Histogram
 
-        def stop() -> None:
-            server.shutdown()
-            server.server_close()
-            thread.join()
+        labels = (label,) if label else ()
+        made = Histogram(name, about, labels, buckets=buckets, registry=self.registry)
+        return Durations([made.labels(value) for value in values] if label else [made])
 
-        return Server(server.server_port, stop)
+    def answer(self, request: Request) -> Answer:
+        """Answer a scrape in the format that was asked for, packed if the client unpacks."""
+        from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+        from prometheus_client.exposition import choose_encoder, gzip_accepted
 
-
-class Server(NamedTuple):
-    """A running metrics server."""
-
-    port: int
-    stop: Callable[[], None]
-
-
-def _server(host: str, port: int, registry: "CollectorRegistry") -> "WSGIServer":
-    """Bind an HTTP server that never asks DNS, not even for this machine's own name.
-
-    What the standard library and prometheus-client offer does, and would keep the daemon waiting
-    on a node whose DNS is a Service that it has not served yet.
-    """
-    from socketserver import TCPServer, ThreadingMixIn
-    from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
-
-    from prometheus_client import make_wsgi_app
-
-    class Http(ThreadingMixIn, WSGIServer):
-        address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        daemon_threads = True
-
-        def server_bind(self) -> None:
-            TCPServer.server_bind(self)
-            self.server_name, self.server_port = host, self.server_address[1]
-            self.setup_environ()
-
-    class Quiet(WSGIRequestHandler):
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - its name there
-            pass
-
-    server = Http((host, port), Quiet)
-    server.set_app(make_wsgi_app(registry))
-    return server
+        try:
+            encode, content_type = choose_encoder(request.headers.get("accept", ""))
+        except (ValueError, TypeError):  # a version that is no number
+            encode, content_type = generate_latest, CONTENT_TYPE_LATEST
+        body = encode(self.registry)
+        if not gzip_accepted(request.headers.get("accept-encoding", "")):
+            return Answer(200, body, content_type)
+        packed = gzip.compress(body, compresslevel=1)
+        return Answer(200, packed, content_type, (("Content-Encoding", "gzip"),))
 
 
 class _Live:
@@ -102,7 +91,7 @@ class _Live:
     def __init__(self, read: Read) -> None:
         self._read = read
 
-    def collect(self) -> "Iterator[Metric]":
+    def collect(self) -> Iterator[Metric]:
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
         for family in self._read():

@@ -7,7 +7,7 @@ import pytest
 from controllers import flows
 from kpbpf.address import ZERO, from_text
 from maps import config
-from maps.abi import Flow, FlowKey, State
+from maps.abi import Flow, FlowFlag, FlowKey, Name, NameKey, NameKind, State
 from maps.fake import FakeTables, fake_tables
 
 NOW_NS = 10**15
@@ -55,15 +55,58 @@ def test_a_flow_goes_when_its_state_allows_no_longer_idleness(
     limit = config.read(tables).timeout_sec[state]
     tables.flows.put(key(1), flow(state, limit - 1))
     tables.flows.put(key(2), flow(state, limit + 1))
-    assert flows.sweep(tables, NOW_NS) == 1
+    assert flows.sweep(tables, NOW_NS).removed == 1
     assert ports(tables) == {1}
 
 
 def test_sweeping_twice_finds_nothing_the_second_time(tables: FakeTables) -> None:
-    for port in range(3 * flows.BATCH + 1):
+    for port in range(3000):
         tables.flows.put(key(port), flow(State.UDP_NEW, 3600))
-    assert flows.sweep(tables, NOW_NS) == 3 * flows.BATCH + 1
-    assert flows.sweep(tables, NOW_NS) == 0
+    assert flows.sweep(tables, NOW_NS).removed == 3000
+    assert flows.sweep(tables, NOW_NS).removed == 0
+
+
+def test_connections_that_stay_are_counted_by_protocol_and_state(tables: FakeTables) -> None:
+    for port, state in enumerate((State.TCP_NEW, State.TCP_ESTABLISHED, State.TCP_ESTABLISHED)):
+        tables.flows.put(key(port), flow(state))
+    tables.flows.put(key(10), flow(State.TCP_ESTABLISHED)._replace(flags=FlowFlag.TRANSLATED))
+    tables.flows.put(key(11), flow(State.TCP_ESTABLISHED)._replace(flags=FlowFlag.ALIAS))
+    tables.flows.put(key(12), flow(State.TCP_NEW, 3600))
+    tables.flows.put(key(13)._replace(proto=17), flow(State.UDP_STREAM))
+    swept = flows.sweep(tables, NOW_NS)
+    assert swept.connections == {
+        (6, State.TCP_NEW): 1,
+        (6, State.TCP_ESTABLISHED): 3,
+        (17, State.UDP_STREAM): 1,
+    }
+    assert swept.of_services == {}, "nobody asked"
+
+
+def test_connections_of_services_are_counted_once_and_when_asked(tables: FakeTables) -> None:
+    through = flow(State.TCP_ESTABLISHED)._replace(service=70_000, flags=FlowFlag.TRANSLATED)
+    tables.flows.put(key(1), through)
+    tables.flows.put(key(2), through._replace(flags=FlowFlag.TRANSLATED | FlowFlag.ALIAS))
+    tables.flows.put(key(3), through._replace(service=2))
+    tables.flows.put(key(4), through._replace(service=3, last_seen_ns=0))
+    tables.flows.put(key(5), flow(State.TCP_ESTABLISHED))
+    assert flows.sweep(tables, NOW_NS, count_services=True).of_services == {70_000: 1, 2: 1}
+
+
+def test_the_first_services_by_name_are_chosen_whole(tables: FakeTables) -> None:
+    names = [
+        "default/web:http/IPv4",
+        "default/web:http/IPv6",
+        "default/web:metrics/IPv4",
+        "default/api/IPv4",
+        "kube-system/dns:dns/IPv4",
+    ]
+    for number, name in enumerate(names):
+        tables.names.put(NameKey(NameKind.SERVICE, number), Name(name))
+    tables.names.put(NameKey(NameKind.ENDPOINT, 9), Name("a/pod"))
+    assert flows.first_services(tables, 0) == {}
+    assert flows.first_services(tables, 1) == {3: "default/api"}
+    assert set(flows.first_services(tables, 2)) == {0, 1, 2, 3}
+    assert flows.first_services(tables, 50)[4] == "kube-system/dns"
 
 
 def test_a_flow_of_an_unknown_state_does_not_stop_the_sweep(tables: FakeTables) -> None:
