@@ -1,27 +1,35 @@
 """`kpbpf ep`: endpoints, the pods of this node that kpbpf serves.
 
-Listing reads the maps. Attaching and detaching goes through `controllers.endpoints`, as the
-daemon's own work does.
+Listing reads the maps, and of pods that could not be attached what the daemon last said.
+Attaching and detaching goes through `controllers.endpoints`, as the daemon's own work does.
 """
+
+from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from kpbpf.cli import options
 from kpbpf.cli.output import Column, Row, add_output, listed, rows
 from kpbpf.errors import NotFound, Usage
+from kpbpf.home import Home
 
 COLUMNS = (
     Column("ID", "id"),
+    Column("POD", "pod"),
     Column("IP", "ips", listed),
     Column("HOST", "host"),
+    Column("FOUND", "found"),
     Column("IFINDEX", "ifindex"),
     Column("POD MAC", "pod_mac"),
     Column("NODE MAC", "node_mac"),
     Column("MODE", "mode"),
     Column("NAME", "name", wide=True),
 )
+WHY_NOT = Column("NOT ATTACHED", "why_not")
+"""Only where there is such a pod."""
 
 _LS = "kpbpf ep ls\nkpbpf ep ls -o wide\nkpbpf ep ls -o json"
 _ADD = """
@@ -39,7 +47,8 @@ kpbpf ep rm --ifname=eth0 --netns=/run/netns/pod-a
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the verbs."""
     verbs = parser.add_subparsers(metavar="VERB", required=True)
-    add_output(options.verb(verbs, "ls", "list endpoints, by id", _ls, _LS))
+    about = "list endpoints, by id, and the pods that could not be attached"
+    add_output(options.verb(verbs, "ls", about, _ls, _LS))
     add = options.verb(verbs, "add", "serve a pod: attach the programs to it", _add, _ADD)
     add.add_argument("--ifname", required=True, help="the interface inside the pod, such as eth0")
     add.add_argument("--netns", metavar="PATH", required=True, help="the pod's network namespace")
@@ -54,9 +63,34 @@ def _ls(arguments: argparse.Namespace) -> int:
     from maps import show
     from maps.table import open_tables
 
-    with open_tables(options.home(arguments)) as tables:
-        rows(arguments.output, COLUMNS, show.endpoints(tables))
+    home = options.home(arguments)
+    with open_tables(home) as tables:
+        attached = [_with_origin(row) for row in show.endpoints(tables)]
+    missing = _missing(home, attached)
+    rows(arguments.output, (*COLUMNS, WHY_NOT) if missing else COLUMNS, [*attached, *missing])
     return 0
+
+
+def _with_origin(row: Row) -> dict[str, Any]:
+    """Add how an endpoint was found ("by hand", "route", ...) and its pod, from its name."""
+    from controllers import origin
+
+    how, pod = origin.of(row["name"])
+    return {**row, "pod": pod or None, "found": how or None, "why_not": None}
+
+
+def _missing(home: Home, attached: Sequence[Row]) -> list[dict[str, Any]]:
+    """The pods that the daemon could not attach, as it last knew, unless they are by now."""
+    from kpbpf import status
+
+    last = status.read(home)
+    served = {ip for row in attached for ip in row["ips"]}
+    empty = dict.fromkeys(("id", "name", "host", "ifindex", "pod_mac", "node_mac", "mode", "found"))
+    return [
+        empty | {"ips": pod["addresses"], "pod": pod["pod"], "why_not": pod["why_not"]}
+        for pod in (last.pods if last else ())
+        if pod["why_not"] and not (pod["addresses"] and served.issuperset(pod["addresses"]))
+    ]
 
 
 def _add(arguments: argparse.Namespace) -> int:

@@ -9,7 +9,7 @@ qdisc is ours to remove.
 import errno
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -24,6 +24,8 @@ PARENT = {"from_pod": 0xFFFFFFF2, "to_pod": 0xFFFFFFF3}
 NAME = "kpbpf"
 HANDLE = 1
 ETH_P_ALL = 3
+_GONE = (errno.ENOENT, errno.ENODEV, errno.EINVAL)
+
 TCA_BPF_ID = 11
 """Attribute of a filter that pyroute2 leaves undecoded."""
 
@@ -75,7 +77,7 @@ def remove(links: Path, ifindex: int, program: str) -> bool:
             _filter(netlink, "del-filter", ifindex, program, ours.priority, {})
         qdisc = links / f"{ifindex}-qdisc"
         if qdisc.exists() and not any(filters(netlink, ifindex, hook) for hook in PARENT):
-            _tc(netlink, ifindex, ("del", "clsact", ifindex), missing_ok=True)
+            _tc(netlink, ifindex, ("del", "clsact", ifindex), tolerated=_GONE)
             qdisc.rmdir()
     note.rmdir()
     return True
@@ -83,13 +85,22 @@ def remove(links: Path, ifindex: int, program: str) -> bool:
 
 def found(links: Path) -> Iterator[tuple[int, str, int]]:
     """Yield (ifindex, program, program id) of all we attached, id 0 if it is gone since."""
-    noted = [path.name.split("-") for path in links.glob("*-clsact")]
-    if not noted:
-        return
+    for note, program_id in programs_of([path.name for path in links.glob("*-clsact")]).items():
+        ifindex, program, _ = note.split("-")
+        yield int(ifindex), program, program_id
+
+
+def programs_of(notes: Sequence[str]) -> dict[str, int]:
+    """Ask which program of ours runs where these notes say, id 0 if it is gone since."""
+    if not notes:
+        return {}
     with _netlink() as netlink:
-        for ifindex, program, _ in noted:
+        found = {}
+        for note in notes:
+            ifindex, program, _ = note.split("-")
             ours = _ours(netlink, int(ifindex), program)
-            yield int(ifindex), program, ours.program_id if ours else 0
+            found[note] = ours.program_id if ours else 0
+        return found
 
 
 def filters(netlink: "IPRoute", ifindex: int, program: str) -> list[Filter]:
@@ -126,16 +137,19 @@ def _refuse_foreign(netlink: "IPRoute", ifindex: int, program: str) -> None:
 
 
 def _ensure_qdisc(netlink: "IPRoute", links: Path, ifindex: int) -> None:
-    """Add clsact unless it is there, and note beforehand that it is ours."""
-    if any(q.get("TCA_KIND") == "clsact" for q in netlink.get_qdiscs(index=ifindex)):
-        return
+    """Add clsact unless it is there, and note beforehand that it is ours.
+
+    It is tried, not looked for: pyroute2 lists the qdiscs of all interfaces to find one's.
+    """
     note = links / f"{ifindex}-qdisc"
+    noted = note.exists()
     note.mkdir(exist_ok=True)
+    added = False
     try:
-        _tc(netlink, ifindex, ("add", "clsact", ifindex))
-    except KpbpfError:
-        note.rmdir()
-        raise
+        added = _tc(netlink, ifindex, ("add", "clsact", ifindex), tolerated=(errno.EEXIST,))
+    finally:
+        if not added and not noted:
+            note.rmdir()
 
 
 def _filter(
@@ -148,7 +162,7 @@ def _filter(
 ) -> None:
     options |= {"parent": PARENT[program], "prio": priority, "protocol": ETH_P_ALL}
     arguments = (command, "bpf", ifindex, HANDLE)
-    _tc(netlink, ifindex, arguments, options, missing_ok=command == "del-filter")
+    _tc(netlink, ifindex, arguments, options, _GONE if command == "del-filter" else ())
 
 
 def _tc(
@@ -156,16 +170,16 @@ def _tc(
     ifindex: int,
     arguments: tuple[Any, ...],
     options: dict[str, Any] | None = None,
-    missing_ok: bool = False,
-) -> None:
-    """Run one tc command, and say in our words what went wrong."""
+    tolerated: Collection[int] = (),
+) -> bool:
+    """Run one tc command, and say in our words what went wrong; False: a tolerated error."""
     from pyroute2.netlink.exceptions import NetlinkError
 
     try:
         netlink.tc(*arguments, **(options or {}))
     except NetlinkError as error:
-        if missing_ok and error.code in (errno.ENOENT, errno.ENODEV, errno.EINVAL):
-            return
+        if error.code in tolerated:
+            return False
         if error.code == errno.ENODEV:
             raise LinkGone(ifindex) from None
         if error.code == errno.EPERM:
@@ -174,6 +188,7 @@ def _tc(
             why = "neither tcx nor clsact with bpf filters works"
             raise MissingKernelFeature("a place to attach tc programs", why) from None
         raise KpbpfError(f"tc {arguments[0]} on interface {ifindex} failed: {error}") from error
+    return True
 
 
 def _netlink() -> "IPRoute":

@@ -7,14 +7,17 @@ other end of a veth sends.
 import os
 import socket
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
 from kpbpf.datapath import attach, clsact, programs
+from kpbpf.datapath.attached import Attached
+from kpbpf.datapath.monitor import Monitor
 from kpbpf.datapath.netns import in_netns
 from kpbpf.errors import ForeignProgram, LinkGone, NotFound, Usage
 from kpbpf.home import Home
@@ -205,13 +208,7 @@ print(sent)
 
 def test_what_somebody_took_off_is_told_and_put_back(node: Node, mechanism: str) -> None:
     attach.attach(node.home, node.ifindex, node.first)
-    if mechanism == "clsact":
-        run("tc", "filter", "del", "dev", "host0", "ingress")
-    else:
-        pin = node.home.links_dir(ABI_VERSION) / f"{node.ifindex}-from_pod"
-        link = bpf.obj_get(pin)
-        bpf.link_detach(link)
-        os.close(link)
+    take_off(node, mechanism)
     gone, there = attach.attachments(node.home)
     assert (gone.program, gone.program_id, gone.exists) == ("from_pod", 0, True)
     assert there.program_id == program_id(node.first["to_pod"])
@@ -256,6 +253,64 @@ def test_missing_program_attaches_nothing(node: Node, mechanism: str) -> None:
         attach.attach(node.home, node.ifindex, node.first | {"from_pod": Path("/sys/fs/bpf/none")})
     assert attach.attachments(node.home) == []
     assert not clsact_is_there(node.ifindex)
+
+
+# ---- looking again and again ----------------------------------------------------------------
+
+
+def take_off(node: Node, mechanism: str) -> None:
+    """Remove from_pod as somebody else would."""
+    if mechanism == "clsact":
+        run("tc", "filter", "del", "dev", "host0", "ingress")
+        return
+    pin = node.home.links_dir(ABI_VERSION) / f"{node.ifindex}-from_pod"
+    link = bpf.obj_get(pin)
+    bpf.link_detach(link)
+    os.close(link)
+
+
+def test_looking_again_sees_what_a_first_look_would(node: Node, mechanism: str) -> None:
+    whole = {name: program_id(pin) for name, pin in node.first.items()}
+    with closing(Attached(node.home)) as attached:
+        assert attached.look() == {}
+        attach.attach(node.home, node.ifindex, node.first)
+        assert attached.look() == attached.look() == {node.ifindex: whole}
+        take_off(node, mechanism)
+        assert attached.look() == {node.ifindex: whole | {"from_pod": 0}}
+        attach.attach(node.home, node.ifindex, node.second)
+        swapped = {name: program_id(pin) for name, pin in node.second.items()}
+        assert attached.look() == {node.ifindex: swapped}
+        attach.detach(node.home, node.ifindex)
+        assert attached.look() == {}
+
+
+def test_a_removed_filter_is_seen_as_soon_as_the_kernel_tells(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KPBPF_ATTACH", "clsact")
+    attach.attach(node.home, node.ifindex, node.first)
+    told = threading.Event()
+    with ExitStack() as stack:
+        attached = stack.enter_context(closing(Attached(node.home, followed=True)))
+        attached.look()
+        monitor = stack.enter_context(closing(Monitor(lambda _: told.set())))
+        monitor.start()
+        take_off(node, "clsact")
+        assert told.wait(10)
+        attached.touch(monitor.take().filters)
+        assert attached.look()[node.ifindex]["from_pod"] == 0
+
+
+def test_links_stay_open_only_as_far_as_the_limit_of_files_allows(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KPBPF_ATTACH", "tcx")
+    monkeypatch.setattr("kpbpf.datapath.attached._SPARE_FILES", 1 << 40)
+    attach.attach(node.home, node.ifindex, node.first)
+    with closing(Attached(node.home)) as attached:
+        before = len(list(Path("/proc/self/fd").iterdir()))
+        assert all(attached.look()[node.ifindex].values())
+        assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 # ---- others -------------------------------------------------------------------------------

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from controllers.endpoints import Endpoints, Pod, present
+from controllers.endpoint import Pod, present
+from controllers.endpoints import Endpoints, Force
 from kpbpf.address import Address, from_text
 from kpbpf.datapath.netns import PodLink
 from kpbpf.errors import ForeignProgram, LinkGone, NotFound, Retry
@@ -35,8 +36,9 @@ class Interfaces:
     def detach(self, ifindex: int) -> None:
         self.programs.pop(ifindex, None)
 
-    def attached(self) -> Mapping[int, bool]:
-        return {ifindex: version == "today" for ifindex, version in self.programs.items()}
+    def attached(self) -> Mapping[int, Force]:
+        versions = {"today": Force.TODAY, "yesterday": Force.OTHER}
+        return {ifindex: versions[version] for ifindex, version in self.programs.items()}
 
     def mac_of(self, ifindex: int) -> bytes | None:
         return self.macs.get(ifindex)
@@ -172,7 +174,7 @@ def test_an_interface_that_vanished_takes_its_endpoint_along(
 ) -> None:
     endpoints.add(node.add(7, "10.0.0.1"), "gone")
     stays = endpoints.add(node.add(8, "10.0.0.2"), "stays")
-    del node.macs[7]
+    del node.macs[7], node.programs[7]
     endpoints.reconcile(node.mac_of)
     assert known(tables) == {stays.id: stays}
     assert node.programs == {8: "today"}
