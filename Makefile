@@ -17,8 +17,8 @@ say = @printf '\n\033[1m==> %s\033[0m\n' "$(1)"
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo demo-down test lint lint-style lint-types lint-imports lint-abi lint-bpf \
-        unit datapath lab test-vm bench format abi clean
+.PHONY: help setup demo demo-down image test lint lint-style lint-types lint-imports lint-abi lint-bpf \
+        unit packaging datapath cluster lab test-vm bench format abi clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,9 +31,12 @@ demo: .venv/.runtime ## pods, Services and kpbpf on this machine, step by step (
 demo-down: .venv/.runtime ## take down what KEEP=1 left
 	@$(PYTHON) deploy/demo/run.py --down
 
+image: .venv/.runtime .make/debian-image ## kpbpf-0.1.0.tar, the container image, without a registry (root)
+	@$(PYTHON) -m deploy.image.build
+
 # ---- checks ---------------------------------------------------------------------
 
-test: lint unit datapath lab ## everything: lint, unit, datapath, lab
+test: lint unit packaging datapath cluster lab ## everything: lint, unit, packaging, datapath, cluster, lab
 
 lint: lint-style lint-types lint-imports lint-abi lint-bpf ## all static checks
 
@@ -62,9 +65,17 @@ unit: .venv/.dev ## no root, seconds
 	$(call say,unit tests)
 	@$(PYTEST) tests/unit
 
+packaging: .venv/.dev ## manifests against Kubernetes' schemas, image, RBAC; no root, seconds
+	$(call say,packaging tests)
+	@$(PYTEST) tests/deploy
+
 datapath: .venv/.dev ## packets through the programs in the kernel, one at a time (root)
 	$(call say,datapath tests)
 	@$(PYTEST) tests/datapath
+
+cluster: .venv/.dev .make/debian-cluster ## the daemon against an API server that tells the truth, and fails on order (root)
+	$(call say,cluster tests)
+	@$(PYTEST) tests/cluster
 
 lab: .venv/.dev ## namespaces as pods, node and remote network, real sockets (root)
 	$(call say,lab tests)
@@ -113,6 +124,12 @@ endef
 # Looked at again only after dpkg has changed something.
 .make/debian: Makefile $(wildcard /var/lib/dpkg/status)
 	$(call install,$(PACKAGES))
+
+.make/debian-cluster: Makefile $(wildcard /var/lib/dpkg/status)
+	$(call install,openssl)
+
+.make/debian-image: Makefile $(wildcard /var/lib/dpkg/status)
+	$(call install,mmdebstrap)
 
 .make/debian-vm: Makefile $(wildcard /var/lib/dpkg/status)
 	$(call install,$(VM_PACKAGES))

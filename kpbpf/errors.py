@@ -131,7 +131,8 @@ class NotRoot(Fix):
     def __init__(self, attempted: str) -> None:
         super().__init__(
             f"not permitted to {attempted}",
-            "it needs root, or the capabilities CAP_BPF and CAP_NET_ADMIN",
+            "it needs root, or the capabilities CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON (in a "
+            "container, also a seccomp profile that allows bpf(2))",
             "run it again as root, for example with sudo",
         )
 

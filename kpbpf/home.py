@@ -7,12 +7,18 @@ and command line alike, use the same `Home`, so several can live side by side in
 
 import fcntl
 import os
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 from kpbpf.errors import AlreadyRunning, NotRoot
+
+_FLOCK = struct.Struct("hhlli")
+"""struct flock: type, whence, start, length (0: to the end), pid."""
+
+_WHOLE_FILE = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
 
 PINS = Path("/sys/fs/bpf/kpbpf")
 RUN = Path("/run/kpbpf")
@@ -49,6 +55,11 @@ class Home(NamedTuple):
         return self.version_dir(version) / "links"
 
     @property
+    def daemon_file(self) -> Path:
+        """Locked by the daemon while it lives; holds its pid, as its own PID namespace has it."""
+        return self.run / "daemon.lock"
+
+    @property
     def status_file(self) -> Path:
         """What the daemon last knew, as JSON; replaced in whole."""
         return self.run / "status.json"
@@ -83,10 +94,10 @@ class Home(NamedTuple):
     def daemon_lock(self) -> Iterator[None]:
         """Be the one daemon of this home until the end of the block; else AlreadyRunning."""
         self.ensure_run()
-        fd = _open(self.run / "daemon.lock")
+        fd = _open(self.daemon_file)
         try:
             try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _WHOLE_FILE)
             except BlockingIOError:
                 pid = os.pread(fd, 20, 0).strip()
                 raise AlreadyRunning(int(pid or b"0"), str(self.run)) from None
@@ -95,6 +106,22 @@ class Home(NamedTuple):
             yield
         finally:
             os.close(fd)
+
+
+def is_locked(path: Path) -> bool:
+    """Tell whether somebody holds a lock on a file, in whatever PID namespace, without taking it.
+
+    Taking it, even for a moment, could stop a daemon that starts at that moment.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        found = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, _WHOLE_FILE)
+    finally:
+        os.close(fd)
+    return bool(_FLOCK.unpack(found)[0] != fcntl.F_UNLCK)
 
 
 class _WriterLock:

@@ -4,10 +4,9 @@ Also tells whether a daemon lives, without disturbing it or one that is just sta
 """
 
 import json
-from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from kpbpf.home import Home
+from kpbpf.home import Home, is_locked
 
 
 class Status(NamedTuple):
@@ -29,6 +28,12 @@ class Status(NamedTuple):
     """Of objects: where, obj, field, expected, got, as in errors.Problem."""
     failures: dict[str, str]
     """What could not be done and is being tried again, or waits for something: of what, why."""
+    api: str = ""
+    """URL of the API server; "" where there is none."""
+    reflectors: list[dict[str, Any]] = []  # noqa: RUF012 (never changed in place)
+    """How reading each resource of the API goes: kube.reflector.ReflectorStats, as a dict each."""
+    pods: list[dict[str, Any]] = []  # noqa: RUF012 (never changed in place)
+    """The node's pods by the API, attached or not: controllers.pods.PodStatus, as a dict each."""
 
 
 def own_version() -> str:
@@ -57,20 +62,10 @@ def read(home: Home) -> Status | None:
 
 
 def daemon_pid(home: Home) -> int:
-    """Return the pid that holds the daemon's lock, 0 when none does.
+    """Return the pid of the daemon that lives, 0 when none does.
 
-    Read from /proc/locks: trying to take the lock, even for a moment, could stop a daemon that
-    starts at that moment.
+    It is the daemon's own idea of its pid: one in a container has another here.
     """
-    path = home.run / "daemon.lock"
-    try:
-        pid, inode = path.read_text().strip(), path.stat().st_ino
-        held = Path("/proc/locks").read_text()
-    except OSError:
+    if not is_locked(home.daemon_file):
         return 0
-    for line in held.splitlines():
-        fields = line.split()
-        # The device is left out: /proc/locks and stat() differ about it on overlay file systems.
-        if fields[1] == "FLOCK" and fields[4] == pid and fields[5].endswith(f":{inode}"):
-            return int(pid)
-    return 0
+    return int(home.daemon_file.read_text().strip() or 0)

@@ -5,14 +5,19 @@ broken. Pods stay; they only lose their Services.
 """
 
 import argparse
+import errno
 import shutil
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 from kpbpf.cli import options
 from kpbpf.errors import KpbpfError, NotRoot, Usage
 from kpbpf.home import Home
 from kpbpf.status import daemon_pid
+
+_MOUNTED = (errno.EBUSY, errno.EROFS)
+"""What rmdir(2) says of a mount point; the second one where the root around it is read-only."""
 
 _EXAMPLES = """
 kpbpf cleanup
@@ -33,14 +38,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def _call(arguments: argparse.Namespace) -> int:
-    home = options.home(arguments)
+    return take_off(options.home(arguments), arguments.yes)
+
+
+def take_off(home: Home, agreed: bool) -> int:
+    """Clean a node and return the exit code; asks first unless `agreed`."""
     daemon = daemon_pid(home)
     if daemon:
         raise KpbpfError(f"the daemon runs, as process {daemon}: stop it first (kill {daemon})")
     if not home.pins.exists() and not home.run.exists():
         print(f"nothing to do: there is neither {home.pins} nor {home.run}")
         return 0
-    if not arguments.yes and not _agreed(home):
+    if not agreed and not _agreed(home):
         print("nothing was done")
         return 1
     wrong = list(clean(home))
@@ -72,9 +81,15 @@ def _explain(_call: object, path: str, problem: tuple[object, BaseException, obj
     error = problem[1]
     if isinstance(error, FileNotFoundError):
         return
+    if isinstance(error, OSError) and error.errno in _MOUNTED and _is_empty(Path(path)):
+        return  # the node's directory, mounted into a container: being empty is all it can be
     if isinstance(error, PermissionError):
         raise NotRoot(f"remove {path}") from None
     raise KpbpfError(f"{path} could not be removed: {error}") from None
+
+
+def _is_empty(path: Path) -> bool:
+    return path.is_dir() and not any(path.iterdir())
 
 
 def _agreed(home: Home) -> bool:

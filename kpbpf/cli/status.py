@@ -67,7 +67,10 @@ def _wrong_with_daemon(pid: int, status: Status | None, now: float) -> list[str]
         return ["the daemon is still starting"]
     wrong = [f"{what}: {why}" for what, why in status.failures.items()]
     if not status.synced:
-        wrong.append("the daemon has not applied all manifests yet")
+        wrong.append("the daemon has not written what its sources say yet")
+    lost = sum(1 for pod in status.pods if pod["why_not"])
+    if lost:
+        wrong.append(f"pods of this node that are not attached: {lost} (`kpbpf ep ls` says why)")
     if now - status.written > SILENT_SEC:
         wrong.append(f"the daemon has been silent for {age(now - status.written)}: restart it")
     return wrong
@@ -118,15 +121,20 @@ def _tell(found: dict[str, Any]) -> None:
     if daemon.get("started"):
         since = age(time.time() - daemon["started"])
         pairs.append(("Daemon", f"process {daemon['pid']}, up {since}, node {daemon['node']}"))
-        pairs.append(("Manifests", ", ".join(daemon["manifests"])))
-        pairs.append(("Last sync", f"{age(time.time() - daemon['last_sync'])} ago"))
+        pairs += _sources(daemon)
+        synced = daemon["synced"]
+        ago = f"{age(time.time() - daemon['last_sync'])} ago" if synced else "not yet"
+        pairs.append(("Last sync", ago))
     else:
         pairs.append(("Daemon", f"process {daemon['pid']}" if daemon["pid"] else "not running"))
     waiting = f", {daemon['pending']} Services wait to be written" if daemon.get("pending") else ""
     pairs.append(("Services", f"{found['services']} addresses served{waiting}"))
     pairs.append(("Endpoints", f"{found['endpoints']} pods"))
     pairs += [
-        (f"Program {row['name']}", f"{row['instructions']} instructions, {row['where']}")
+        (
+            f"Program {row['name']}",
+            f"{row['instructions']} instructions, {row['where'] or 'attached nowhere'}",
+        )
         for row in found["programs"]
     ]
     pairs += [
@@ -142,6 +150,20 @@ def _tell(found: dict[str, Any]) -> None:
         if lines:
             print(f"\n{title}:")
             print("\n".join(f"  {line}" for line in lines))
+
+
+def _sources(daemon: dict[str, Any]) -> list[tuple[str, str]]:
+    """Where objects come from, and how many of each resource."""
+    pairs = []
+    if daemon["api"]:
+        read = ", ".join(
+            f"{one['objects']} {one['resource']}" if one["synced"] else f"{one['resource']} not yet"
+            for one in daemon["reflectors"]
+        )
+        pairs.append(("API server", f"{daemon['api']} ({read})"))
+    if daemon["manifests"]:
+        pairs.append(("Manifests", ", ".join(daemon["manifests"])))
+    return pairs
 
 
 def _problem(problem: dict[str, str]) -> str:

@@ -90,10 +90,17 @@ class Kpbpf:
         return rows
 
     def start(self, *options: str, **environment: str) -> None:
-        """Start the daemon and wait until it has applied the manifests that are there."""
-        command = self.command(
-            "run", "--manifests", str(self.manifests), "--node", NODE_NAME, *options
-        )
+        """Start the daemon and wait until it has applied what its sources say."""
+        self.launch(*options, **environment)
+        until(self.is_ready, "the daemon is ready", START_SEC)
+
+    def sources(self) -> list[str]:
+        """Return the daemon's arguments that say who it is and where Services come from."""
+        return ["--manifests", str(self.manifests), "--node", NODE_NAME]
+
+    def launch(self, *options: str, **environment: str) -> None:
+        """Start the daemon, and wait for nothing."""
+        command = self.command("run", *self.sources(), *options)
         argv = command if self.outlives else ["setpriv", "--pdeathsig", "TERM", *command]
         with self.log_file.open("ab") as log:
             self.daemon = subprocess.Popen(
@@ -105,9 +112,9 @@ class Kpbpf:
                 stderr=log,
                 start_new_session=self.outlives,
             )
-        until(self._is_ready, "the daemon is ready", START_SEC)
 
-    def _is_ready(self) -> bool:
+    def is_ready(self) -> bool:
+        """Whether this daemon has applied what its sources say; fails when it has ended."""
         assert self.daemon is not None
         if self.daemon.poll() is not None:
             raise AssertionError(f"the daemon ended: {self.log_tail()}")

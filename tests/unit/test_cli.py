@@ -223,8 +223,10 @@ def test_endpoints_have_the_columns_that_the_field_knows(node_tables: FakeTables
     header, line = run("ep", "ls").out.splitlines()
     assert header.split("   ")[0] == "ID"
     assert [cell.strip() for cell in header.split("   ") if cell.strip()][1:] == [
+        "POD",
         "IP",
         "HOST",
+        "FOUND",
         "IFINDEX",
         "POD MAC",
         "NODE MAC",

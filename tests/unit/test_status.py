@@ -55,7 +55,8 @@ def test_what_is_wrong_is_said() -> None:
         (0, WELL, "no daemon runs"),
         (8, WELL, "still starting"),
         (7, None, "still starting"),
-        (7, WELL._replace(synced=False), "not applied"),
+        (7, WELL._replace(synced=False), "not written"),
+        (7, WELL._replace(pods=[{"why_not": "no route"}]), "not attached: 1"),
         (7, WELL._replace(written=NOW - SILENT_SEC - 1), "silent"),
         (7, WELL._replace(failures=failing), "manifests: failed 3 times"),
     ):
