@@ -113,6 +113,9 @@ class Daemon:
             tables, settings.node, home.writer_lock, self._sources.where, self._sources.unread
         )
         self._account = Account(home, settings, tables, session, self._cluster)
+        if self._recorder:
+            recorder = self._recorder
+            self._account.seen.events_dropped = lambda: recorder.dropped
         self._policies = False
         """Whether there was a NetworkPolicy."""
         self._files = WatchedFiles(settings.files)

@@ -90,6 +90,8 @@ class Recorder:
         self._closing = threading.Event()
         self._rests_until = 0.0
         self._said = False
+        self.dropped = 0
+        """Events that nobody will ever see."""
         self._thread = threading.Thread(target=self._run, name="events", daemon=True)
         self._thread.start()
 
@@ -99,6 +101,8 @@ class Recorder:
             if len(self._waiting) < MAX_WAITING and not self._closing.is_set():
                 self._waiting.append((event, time.time()))
                 self._changed.notify()
+            else:
+                self.dropped += 1
 
     def close(self, timeout_sec: float) -> None:
         """Post what waits, if it can be done in time, and end."""
@@ -143,6 +147,8 @@ class Recorder:
             self._series.move_to_end(what)
             while len(self._series) > MAX_SERIES:
                 self._series.popitem(last=False)
+        else:
+            self.dropped += 1
 
     def _write_counts(self, all_of_them: bool) -> None:
         """Write how often events happened, where that has changed; forget series that ended."""

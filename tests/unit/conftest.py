@@ -1,6 +1,8 @@
-"""Fixtures for tests of the command line: tables in memory, and a way to run commands on them."""
+"""Fixtures: tables in memory and a way to run commands on them, and where these tests run."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import pytest
 
@@ -24,3 +26,20 @@ def node_tables(monkeypatch: pytest.MonkeyPatch) -> FakeTables:
 def run(capsys: pytest.CaptureFixture[str]) -> Run:
     """Runs one command line: run("svc", "ls")."""
     return runner(capsys)
+
+
+@pytest.fixture(autouse=True)
+def outside_of_a_pod(monkeypatch: pytest.MonkeyPatch) -> None:
+    """These tests may themselves run in a pod, or behind a proxy."""
+    for name in ("KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_PORT", "http_proxy", "HTTP_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def account(tmp_path: Path) -> Path:
+    """A pod's service account."""
+    made = tmp_path / "serviceaccount"
+    made.mkdir()
+    (made / "token").write_text("one")
+    (made / "ca.crt").write_text("no certificate, which plain HTTP does not need")
+    return made

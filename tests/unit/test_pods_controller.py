@@ -150,6 +150,16 @@ def test_other_addresses_of_a_pod_take_the_place_of_the_old_ones(node: Node) -> 
     assert node.served() == {7: ("found=route pod=default/a", addresses(B, A6))}
 
 
+def test_addresses_that_a_pod_has_no_more_are_not_served_on(node: Node) -> None:
+    node.veth(7, A)
+    node.tell(pod("a", A))
+    node.settle(1)
+    node.tell(pod("a", B))
+    node.settle(10)
+    assert (node.served(), node.programs) == ({}, {})
+    assert node.why_not() == {"default/a": "no route leads there"}
+
+
 def test_a_pod_whose_address_is_not_known_for_a_moment_is_served_on(node: Node) -> None:
     node.veth(7, A)
     node.tell(pod("a", A))
@@ -242,6 +252,36 @@ def test_a_restart_without_change_writes_nothing(node: Node) -> None:
     node.settle(1)
     assert node.tables.writes == writes
     assert node.why_not() == {"default/a": ""}
+
+
+def test_programs_that_were_put_back_are_counted_and_told_on_the_pod(node: Node) -> None:
+    node.veth(7, A)
+    node.tell(pod("a", A, uid="the-uid"))
+    node.settle(1)
+    node.programs[7] = Force.OTHER
+    node.settle(1)
+    assert (node.pods.restored, node.events) == (0, []), "an upgrade is no removal"
+    node.programs[7] = Force.REMOVED
+    node.settle(1)
+    assert node.programs == {7: Force.TODAY}
+    assert node.pods.restored == 1
+    assert [(str(event.regarding), event.uid) for event in node.events] == [
+        ("Pod default/a", "the-uid")
+    ]
+
+
+def test_a_pod_that_only_the_daemon_before_could_find_is_served_on(node: Node) -> None:
+    node.veth(7, A)
+    node.tell(pod("a", A))
+    node.settle(1)
+    node.restart()
+    node.veth(7)
+    node.tell(pod("a", A))
+    node.pods.synced()
+    node.settle(60)
+    assert set(node.served()) == {7}
+    assert node.why_not() == {"default/a": ""}
+    assert node.events == []
 
 
 # ---- made by hand -----------------------------------------------------------------------

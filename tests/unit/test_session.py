@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import socket
 import time
 from pathlib import Path
 
@@ -25,53 +24,8 @@ from kpbpf.kube.refusals import (
 )
 from kpbpf.kube.session import Session
 from kpbpf.settings.settings import Api
+from tests.unit.asking import PATH, ask, fine, free_port
 from tests.unit.scripted import Exchange, Scripted
-
-PATH = "/api/v1/services"
-
-KUBECONFIG = """
-apiVersion: v1
-kind: Config
-clusters: [{name: c, cluster: {server: %s}}]
-users: [{name: u, user: {%s}}]
-contexts: [{name: x, context: {cluster: c, user: u}}]
-current-context: x
-"""
-
-
-@pytest.fixture(autouse=True)
-def outside_of_a_pod(monkeypatch: pytest.MonkeyPatch) -> None:
-    """These tests may themselves run in a pod, or behind a proxy."""
-    for name in ("KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_PORT", "http_proxy", "HTTP_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-
-
-@pytest.fixture
-def account(tmp_path: Path) -> Path:
-    """A pod's service account."""
-    made = tmp_path / "serviceaccount"
-    made.mkdir()
-    (made / "token").write_text("one")
-    (made / "ca.crt").write_text("no certificate, which plain HTTP does not need")
-    return made
-
-
-def free_port() -> int:
-    """A port at which nobody listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def ask(session: Session) -> bytes:
-    with session.get(PATH, {}) as reply:
-        return reply.body()
-
-
-def fine(exchange: Exchange) -> None:
-    exchange.json({"fine": True})
-
 
 # ---- refusals -----------------------------------------------------------------------------------
 
