@@ -76,6 +76,8 @@ class Endpoints:
         self._tables = tables
         self._hooks = hooks
         self._reader = Reader(tables)
+        self.swapped = 0
+        """Interfaces whose programs of another version were replaced, since the start."""
         self._told: dict[int, str] = {}
         """Why an interface could not be restored, as last logged."""
 
@@ -196,6 +198,7 @@ class Endpoints:
                     restored.append(pod)
                 elif force is Force.OTHER:
                     swapped += self._restore(pod)
+            self.swapped += swapped
             if swapped:
                 _LOG.info("programs of another version replaced on %d interfaces", swapped)
             self._take_off(attached.keys() - {pod.ifindex for pod in pods.values()})

@@ -34,7 +34,7 @@ class Following:
     """Keeps the endpoints of this node right, by the API's Pods and by the kernel's news.
 
     Make it where `hooks` are at hand, made with `followed=True`; tell `pods` of every change of a
-    Pod and call `wake`; call `pods.synced()` and `wake` once after all Pods were read. `start`
+    Pod and call `wake`; call `pods.synced()` once all Pods were read. `start`
     first puts right what is there, in the calling thread. Everything else runs in the loop.
     """
 
@@ -80,6 +80,8 @@ class Following:
         """Put right interfaces that vanished and programs that were removed."""
         self._take_news()
         self.pods.reconcile(self._macs.of)
+        if self.pods.unsettled:
+            self.wake()
 
     def close(self) -> None:
         """Listen no more; call it after the loop has ended."""

@@ -84,15 +84,6 @@ class Macs:
         self._socket.close()
 
 
-def mac_of(ifindex: int) -> bytes | None:
-    """Tell one MAC address, as `Macs.of` does."""
-    macs = Macs()
-    try:
-        return macs.of(ifindex)
-    finally:
-        macs.close()
-
-
 def _program_id(pin: Path) -> int:
     fd = bpf.obj_get(pin)
     try:

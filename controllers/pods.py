@@ -8,7 +8,7 @@ this one was. One pod that cannot be attached never holds up another.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -79,7 +79,7 @@ class PodStatus(NamedTuple):
     pod: str
     addresses: tuple[str, ...]
     host: str
-    """Interface on the node, "" while it is not attached."""
+    """Interface on the node, "" while it is not attached, or was only by an earlier daemon."""
     found: str
     """As in origin.Origin, "" while it is not attached."""
     why_not: str
@@ -127,11 +127,11 @@ class PodsController:
         """Pods by what they are called in the maps."""
         self._gone: set[str] = set()
         self._synced = False
-        self._unsettled = False
-        """Whether endpoints may have to go."""
+        self.unsettled = False
+        """Whether endpoints may have to go: `work` is due."""
         self._restored = Restored(tell, node_name, self._regarding, clock)
         self.restored = 0
-        """Endpoints that got back programs which somebody had removed, since the start."""
+        """How often programs that somebody had removed were put back."""
         self._attached: list[str] = []
         self._failures: list[str] = []
 
@@ -149,7 +149,7 @@ class PodsController:
             if before is not None:
                 del self._followed[key], self._names[name]
                 self._gone.add(name)
-                self._unsettled = True
+                self.unsettled = True
         elif before is not None and before.pod.uid == pod.uid:
             before.pod = pod
         else:
@@ -170,9 +170,14 @@ class PodsController:
             item.due, item.attempts, item.why_not = self._clock(), 0, ""
             item.told.clear()
 
+    @property
+    def swapped(self) -> int:
+        """Interfaces whose programs of another version were replaced, since the start."""
+        return self._endpoints.swapped
+
     def synced(self) -> None:
         """All Pods of this node were told of once: what nobody named can be taken away."""
-        self._unsettled = self._unsettled or not self._synced
+        self.unsettled = self.unsettled or not self._synced
         self._synced = True
 
     def heard(self, news: News) -> None:
@@ -201,8 +206,9 @@ class PodsController:
         present = self._endpoints.present()
         self._notice_loss(present, began)
         late = self._let_go(present, began)
+        found = _found(present)
         for key in () if late else self._due(began):
-            self._attempt(self._followed[key], present)
+            self._attempt(self._followed[key], found.get(origin.shortened(key.path), []))
             if self._is_late(began):
                 break
         now = self._clock()
@@ -237,7 +243,7 @@ class PodsController:
         What has an address that another pod claims waits for that one: it may be its interface,
         which then has the wrong name only. True: it took long, and there may be more to do.
         """
-        if not self._unsettled:
+        if not self.unsettled:
             return False
         waiting = set()
         for id_, endpoint in present.items():
@@ -253,7 +259,7 @@ class PodsController:
             if self._is_late(began):
                 return True
         self._gone = waiting
-        self._unsettled = bool(waiting)
+        self.unsettled = bool(waiting)
         return False
 
     def _due(self, now: float) -> list[Key]:
@@ -264,8 +270,11 @@ class PodsController:
         ]
         return [key for _, key in sorted(due)]
 
-    def _attempt(self, item: _Followed, present: Mapping[int, Endpoint]) -> None:
-        """Find one pod and attach to it, or note why not and when to try again."""
+    def _attempt(self, item: _Followed, before: Sequence[Endpoint]) -> None:
+        """Find one pod and attach to it, or note why not and when to try again.
+
+        `before` are the pod's endpoints, by whatever daemon; more than one is a job half done.
+        """
         key = item.pod.key
         addresses = self._holders.held(key)
         item.attempts += 1
@@ -278,24 +287,27 @@ class PodsController:
         try:
             link = self._locate(addresses, item.attempts > THOROUGH_AFTER)
             name = origin.found(link.how, key.path)
-            known = (pod for pod in present.values() if pod.ifindex == link.ifindex)
-            done = next((pod for pod in known if serves(pod, link, name)), None)
-            if done is None:
+            if len(before) == 1 and serves(before[0], link, name):
+                done = before[0]
+            else:
                 done = self._endpoints.follow(link, name)
         except (KpbpfError, OSError) as error:
-            self._failed(item, error)
+            self._failed(item, error, before)
             return
         item.endpoint, item.host = done, link.host_ifname
         item.why_not, item.attempts = "", 0
         item.told.clear()
         item.due = (self._clock() + LOOK_AGAIN_SEC) // TOGETHER_SEC * TOGETHER_SEC
-        if present.get(done.id) != done:
+        if done not in before:
             self._attached.append(f"{done}: attached to {link.host_ifname}")
 
-    def _failed(self, item: _Followed, error: Exception) -> None:
+    def _failed(self, item: _Followed, error: Exception, before: Sequence[Endpoint]) -> None:
         now = self._clock()
         doubled = max(0, item.attempts - QUICK_RETRIES)
         item.due = now + min(FIRST_RETRY_SEC * 2.0 ** min(doubled, 20), LAST_RETRY_SEC)
+        item.endpoint = item.endpoint or next(iter(before), None)
+        if item.endpoint and item.attempts > THOROUGH_AFTER:
+            self._drop_outdated(item, item.endpoint)
         if item.endpoint:
             return  # it is served; only the last look at it failed
         why = f"{error.what}: {error.why}" if isinstance(error, Fix) else str(error)
@@ -308,6 +320,14 @@ class PodsController:
             self._failures.append(f"pod {item.pod.key.path} cannot be attached: {why}")
             event = Event(item.pod.key, "FailedToAttach", "AttachPod", why, True, item.pod.uid)
             self._tell(event)
+
+    def _drop_outdated(self, item: _Followed, endpoint: Endpoint) -> None:
+        """Take away an endpoint with none of its pod's addresses, which changed since."""
+        by_hand = origin.of(endpoint.name).how == origin.BY_HAND
+        if not by_hand and set(endpoint.addresses).isdisjoint(item.pod.addresses):
+            for gone in self._endpoints.discard([endpoint.id]):
+                _LOG.info("%s is taken away: its pod has other addresses now", gone)
+            item.endpoint, item.host = None, ""
 
     # ---- telling ----------------------------------------------------------------------------
 
@@ -335,3 +355,13 @@ class PodsController:
             )
             for key, item in sorted(self._followed.items())
         )
+
+
+def _found(present: Mapping[int, Endpoint]) -> dict[str, list[Endpoint]]:
+    """The endpoints that were found, not made by hand, by what their pods are called."""
+    found: dict[str, list[Endpoint]] = {}
+    for endpoint in present.values():
+        how, pod = origin.of(endpoint.name)
+        if how not in ("", origin.BY_HAND):
+            found.setdefault(pod, []).append(endpoint)
+    return found

@@ -110,7 +110,9 @@ class Account:
         seen = self.seen
         seen.services = services.status()
         found = pods.status() if pods else ()
-        seen.pods, seen.reattachments = found, pods.restored if pods else 0
+        seen.pods = found
+        if pods:
+            seen.reattachments, seen.program_swaps = pods.restored, pods.swapped
         seen.problems = [*sources.problems(), *services.problems()]
         seen.retried = failures
         failing = {name: _times(count) for name, count in failures.items()}
