@@ -25,7 +25,7 @@ help: ## this list
 
 setup: .venv/.runtime ## install what kpbpf needs: Debian packages and .venv
 
-demo: .venv/.runtime ## pods, Services and kpbpf on this machine, step by step (KEEP=1 leaves it up)
+demo: .venv/.runtime .make/debian-cluster ## an API server, pods, Services and kpbpf on this machine, step by step (KEEP=1 leaves it up)
 	@$(PYTHON) deploy/demo/run.py
 
 demo-down: .venv/.runtime ## take down what KEEP=1 left
