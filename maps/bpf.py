@@ -21,6 +21,7 @@ _NUMBER = _NUMBERS.get(os.uname().machine, 280)
 (_PROG_TEST_RUN, _OBJ_GET_INFO_BY_FD, _PROG_QUERY) = (10, 15, 16)
 (_MAP_LOOKUP_BATCH, _MAP_UPDATE_BATCH, _MAP_DELETE_BATCH) = (24, 26, 27)
 (_LINK_CREATE, _LINK_UPDATE, _LINK_DETACH) = (28, 29, 34)
+_MAP_FREEZE = 22  # Linux 5.2
 
 ANY = 0
 NOEXIST = 1
@@ -209,6 +210,11 @@ def delete(fd: int, key: bytes) -> bool:
     except FileNotFoundError:
         return False
     return True
+
+
+def freeze(fd: int) -> None:
+    """Let no process write to a map any more, for good: EPERM. Programs still may."""
+    _bpf(_MAP_FREEZE, _attr("=I", fd))
 
 
 def next_key(fd: int, key: bytes | None, key_size: int) -> bytes | None:

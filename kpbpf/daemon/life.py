@@ -40,13 +40,13 @@ from maps.table import Tables, open_tables
 
 SWEEP_SEC = 5.0
 MEASURE_SEC = 15.0
-STATUS_SEC = 5.0
+STATUS_SEC = 2.0
 CONFIG_SEC = 1.0
 
 EVENTS_SEC = 1.0
 """To post the last Events at the end."""
 
-SETTLE_SEC = 0.2
+SETTLE_SEC = 1.0
 """From a change to the status file: of many changes in a row only the last is told."""
 
 _LOG = log.get(__name__)
@@ -119,8 +119,6 @@ class Daemon:
         self._policies = False
         """Whether there was a NetworkPolicy."""
         self._files = WatchedFiles(settings.files)
-        self._spoiled = ""
-        """Why the configuration file cannot be used as it is now."""
 
     def run(self) -> None:
         """Start everything, work until stopped, and leave the datapath as it is."""

@@ -23,7 +23,7 @@ from tests.unit.reading import member_lines, service_lines
 from tests.unit.wanted import dump
 
 HASTY = Patience(watch=0.3, begin=0.3, page=0.3, hole=0.1)
-DEADLINE_SEC = 60.0
+DEADLINE_SEC = 20.0
 
 _soon = partial(Backoff, first_sec=0.01, last_sec=0.04, healthy_sec=5.0)
 

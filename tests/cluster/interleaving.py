@@ -189,6 +189,23 @@ def _compact(server: ApiServer, _: Act) -> None:
     server.store.compact()
 
 
+def _while_away(forgets: bool) -> Callable[[ApiServer, Act], None]:
+    """Things happen while the server is away; it may not remember them when it is back."""
+
+    def happens(server: ApiServer, act: Act) -> None:
+        _away(server, act)
+        for number in range(act.how):
+            one = Act("", (act.whom + number) % SERVICES, act.how, act.more)
+            (_delete_service, _delete_slice, _put_slice, _put_service)[(number + act.more) % 4](
+                server, one
+            )
+        if forgets:
+            server.store.compact()
+        _back(server, act)
+
+    return happens
+
+
 def _bookmarks(server: ApiServer, act: Act) -> None:
     server.behaviour.bookmark_sec = 0.02 if act.how % 2 else 60.0
     server.drop_open(RESOURCES[act.whom % 3], "watch")
@@ -221,6 +238,8 @@ _ACTS: dict[str, Callable[[ApiServer, Act], None]] = {
     "away": _away,
     "back": _back,
     "compact": _compact,
+    "while away": _while_away(forgets=False),
+    "forgotten": _while_away(forgets=True),
     "bookmarks": _bookmarks,
     "gone": _fault(Kind.STATUS, code=410),
     "gone in the stream": _fault(Kind.ERROR_EVENT, code=410),
@@ -230,11 +249,13 @@ _ACTS: dict[str, Callable[[ApiServer, Act], None]] = {
     "garbage": _fault(Kind.GARBAGE, after_bytes=300),
 }
 
-_OFTEN = ("put service", "put slice") * 4 + ("delete service", "delete slice", "pause") * 2
+_OFTEN = ("put service", "put slice") * 8 + ("delete service", "delete slice", "pause") * 2
 
 
 def acts(*more: str) -> st.SearchStrategy[list[Act]]:
     """Lists of acts; `more` are words that the test itself knows what to do with."""
     words = st.sampled_from([*_OFTEN, *_ACTS, *more])
     numbers = st.integers(0, SERVICES - 1)
-    return st.lists(st.builds(Act, words, numbers, numbers, numbers), max_size=40)
+    # Of short ones there would be too many: what is interesting takes a few things in a row.
+    act = st.builds(Act, words, numbers, numbers, numbers)
+    return st.lists(act, min_size=10, max_size=40)

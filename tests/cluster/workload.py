@@ -154,7 +154,7 @@ class Planned(NamedTuple):
     """A change that is to be made: of which Service, of which of its endpoints, what comes."""
 
     number: int
-    index: int
+    endpoint: int
     came: str
 
 
@@ -163,9 +163,9 @@ def planned(shape: Shape, seed: int) -> Iterator[Planned]:
     choice = random.Random(seed)
     fresh = shape.services * shape.endpoints + seed * 1_000_000
     while True:
-        number, index = choice.randrange(shape.services), choice.randrange(shape.endpoints)
+        number, endpoint = choice.randrange(shape.services), choice.randrange(shape.endpoints)
         fresh += 1
-        yield Planned(number, index, shape.pod_ip(number, fresh))
+        yield Planned(number, endpoint, shape.pod_ip(number, fresh))
 
 
 class Step(NamedTuple):
@@ -216,11 +216,11 @@ class Churn:
             self._step(due)
 
     def _step(self, due: float) -> None:
-        number, index, came = next(self._planned)
+        number, endpoint, came = next(self._planned)
         namespace, service = self._shape.name(number)
         gone: list[str] = []
         at = time.monotonic()
-        edit = _replacing(index, came, gone)
+        edit = _replacing(endpoint, came, gone)
         raw = self._store.change(_SLICES, (namespace, f"{service}-abcde"), edit)
         version = int(raw["metadata"]["resourceVersion"])
         shape = self._shape
