@@ -8,13 +8,11 @@ deleted for it. `kpbpf_flows_swept_total` counts those that timed out, which is 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from controllers.health import FAMILIES, Health
+from controllers.observed import Observed
 from kpbpf.metrics import Durations, Family, Metrics
-
-if TYPE_CHECKING:
-    from controllers.observed import Observed
 
 SYNC_BUCKETS = tuple(0.001 * 2**power for power in range(15))
 

@@ -12,9 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-from controllers import kubeproxy
 from controllers.flows import Swept
-from controllers.health import Health
 from controllers.services import Status
 from kpbpf.errors import Problem
 from kpbpf.metrics import Family
@@ -114,9 +112,8 @@ class Observed:
         self.flows_swept += swept.removed
 
 
-def families(tables: Tables, seen: Observed, health: Health) -> Iterator[Family]:
-    """All metrics but durations, kube-proxy's included."""
-    yield from kubeproxy.families(seen, health, time.time())
+def families(tables: Tables, seen: Observed) -> Iterator[Family]:
+    """All of our own metrics but durations."""
     yield from _daemon(tables, seen)
     yield from _packets(tables)
     yield from _maps(seen.maps)

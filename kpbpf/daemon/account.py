@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
 
+from controllers import kubeproxy, observed
 from controllers.health import Health
 from controllers.kubeproxy import Timings
-from controllers.observed import Observed, families
+from controllers.observed import Observed
 from controllers.pages import health_pages, metrics_pages
 from controllers.pods import PodsController
 from controllers.services import ServicesController
@@ -21,7 +23,7 @@ from kpbpf.home import Home
 from kpbpf.kube.cluster import ClusterSource
 from kpbpf.kube.session import Session
 from kpbpf.kube.source import Sources
-from kpbpf.metrics import Metrics
+from kpbpf.metrics import Family, Metrics
 from kpbpf.model.objects import Node
 from kpbpf.settings import Settings
 from maps.table import Tables
@@ -47,7 +49,7 @@ class Account:
         if cluster:
             self.seen.reflectors = cluster.stats
         self.health = Health(settings.sync_period_sec, needs_node=settings.api is not None)
-        self.metrics = Metrics(lambda: families(tables, self.seen, self.health))
+        self.metrics = Metrics(lambda: self._families(tables))
         self._timings = Timings(self.metrics)
         self.spoiled = ""
         """Why the configuration file cannot be used as it is now."""
@@ -61,6 +63,11 @@ class Account:
         if metrics:
             pages = metrics_pages(self.metrics, self.health, self._settings.configuration)
             servers.want(Wanted("metrics server", metrics, pages, METRICS_REASON))
+
+    def _families(self, tables: Tables) -> Iterator[Family]:
+        """Everything but durations, as of now; read by whoever scrapes, in its thread."""
+        yield from kubeproxy.families(self.seen, self.health, time.time())
+        yield from observed.families(tables, self.seen)
 
     # ---- what happens ---------------------------------------------------------------------
 

@@ -8,10 +8,11 @@ from typing import NamedTuple
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from controllers import kubeproxy, observed
 from controllers.flows import Swept
 from controllers.health import FAMILIES, Health
 from controllers.kubeproxy import PROGRAMMING_BUCKETS, Timings
-from controllers.observed import Observed, families
+from controllers.observed import Observed
 from controllers.services import Status
 from kpbpf.errors import Problem
 from kpbpf.metrics import Metrics
@@ -44,7 +45,12 @@ class Scrape:
         self.tables: FakeTables = fake_tables()
         self.seen = Observed(started=1000.0, version="1.2.3")
         self.health = Health(30.0, needs_node=True)
-        self.metrics = Metrics(lambda: families(self.tables, self.seen, self.health))
+        self.metrics = Metrics(
+            lambda: [
+                *kubeproxy.families(self.seen, self.health, time.time()),
+                *observed.families(self.tables, self.seen),
+            ]
+        )
         self.timings = Timings(self.metrics)
 
     def __getitem__(self, series: str) -> float:
