@@ -87,9 +87,10 @@ test-vm: .venv/.dev .make/debian-vm ## what this kernel may lack, on a stock Deb
 
 # ---- work -----------------------------------------------------------------------
 
-bench: .venv/.dev ## ns per packet, objects to maps, time of a listing (root)
+bench: .venv/.dev .make/debian-cluster ## ns per packet, objects to maps, the daemon at scale (root; about ten minutes)
 	@$(PYTHON) -m bench.packet
 	@$(PYTHON) -m bench.sync
+	@$(PYTHON) -m bench.control_plane
 
 format: .venv/.dev ## let ruff put the sources in order
 	@$(PYTHON) -m ruff check --fix-only -q .
