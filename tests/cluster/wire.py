@@ -268,6 +268,9 @@ class Answer:
     def _send(self, data: bytes) -> None:
         self._sending = True
         try:
+            # In this order: whoever drops after this look sees that we are sending, and wakes us.
+            if self._dropped.is_set():
+                raise Cut
             self._sock.sendall(data)
         finally:
             self._sending = False
