@@ -128,7 +128,7 @@ class Daemon:
         with ExitStack() as stack:
             stack.enter_context(_signals(self._stop))
             stack.callback(self._end)
-            stack.callback(self._start_servers().stop)
+            self._start_servers(stack)
             self._sources.start(self._heard)
             stack.callback(self._sources.close)
             self._following = following = self._follow_pods()
@@ -144,11 +144,11 @@ class Daemon:
 
     # ---- start --------------------------------------------------------------------------
 
-    def _start_servers(self) -> Servers:
+    def _start_servers(self, stack: ExitStack) -> None:
         hard_fail = self._settings.bind_address_hard_fail
         servers = Servers(self._loop, self._node, self._tell, hard_fail)
+        stack.callback(servers.stop)  # first: the second server may fail when the first one runs
         self._account.start_servers(servers)
-        return servers
 
     def _follow_pods(self) -> Following:
         """Have programs for this node's pods."""
