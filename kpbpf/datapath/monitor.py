@@ -15,6 +15,8 @@ import threading
 from collections.abc import Callable
 from typing import NamedTuple, Self
 
+from cachetools import LRUCache
+
 from kpbpf import log
 from kpbpf.address import Address
 from kpbpf.datapath import netlink
@@ -59,7 +61,7 @@ class Monitor:
         self._wake = wake
         self._lock = threading.Lock()
         self._news = _Notes()
-        self._macs: dict[tuple[int, Address], bytes] = {}
+        self._macs: LRUCache[tuple[int, Address], bytes] = LRUCache(_REMEMBERED)
         self._socket = socket.socket(
             socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE
         )
@@ -159,8 +161,6 @@ class Monitor:
             return None
         if self._macs.get((index, address)) == mac:
             return None
-        if len(self._macs) >= _REMEMBERED:
-            self._macs.clear()
         self._macs[index, address] = mac
         self._news.addresses.add(address)
         return NEIGHBOURS

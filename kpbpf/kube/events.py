@@ -11,9 +11,11 @@ import math
 import secrets
 import threading
 import time
-from collections import OrderedDict, deque
+from collections import deque
 from dataclasses import dataclass
 from typing import Any, NamedTuple
+
+from cachetools import LRUCache
 
 from kpbpf import log
 from kpbpf.errors import Retry
@@ -86,7 +88,7 @@ class Recorder:
         self._rate = Rate(EVENTS_PER_SEC, EVENT_BURST)
         self._changed = threading.Condition()
         self._waiting: deque[tuple[Event, float]] = deque()
-        self._series: OrderedDict[_What, _Series] = OrderedDict()
+        self._series: LRUCache[_What, _Series] = LRUCache(MAX_SERIES)
         self._closing = threading.Event()
         self._rests_until = 0.0
         self._said = False
@@ -144,9 +146,6 @@ class Recorder:
         self._closing.wait(self._rate.reserve())
         if self._send("POST", path, raw, "application/json"):
             self._series[what] = _Series(f"{path}/{raw['metadata']['name']}", when)
-            self._series.move_to_end(what)
-            while len(self._series) > MAX_SERIES:
-                self._series.popitem(last=False)
         else:
             self.dropped += 1
 

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple, Self
 import yaml
 
 from kpbpf.address import from_text
+from kpbpf.datapath.attach import attachments
 from maps.abi import EndpointKey
 from tests.cluster.apiserver import ApiServer
 from tests.cluster.behaviour import Behaviour
@@ -237,10 +238,18 @@ class Cluster:
         return self.kpbpf.entries(*MAPS)
 
     def pods_attached(self, *pods: Place) -> bool:
-        """Whether all addresses of these pods have an interface in the maps."""
+        """Whether all addresses of these pods are in the maps, and both programs in force."""
         keys = [EndpointKey(from_text(ip)) for one in pods for ip in one.addresses.values()]
         with self.kpbpf.tables() as tables:
-            return all(tables.endpoints.get(key) for key in keys)
+            known = all(tables.endpoints.get(key) for key in keys)
+        return known and all(map(self.in_force, pods))
+
+    def in_force(self, pod: Place) -> bool:
+        """Whether both programs run on the pod's host-side interface."""
+        with self.world.node.inside():
+            index = socket.if_nametoindex(pod.host_ifname)
+            ours = [one for one in attachments(self.kpbpf.home) if one.ifindex == index]
+        return [bool(one.program_id) for one in ours] == [True, True]
 
     # ---- objects ----------------------------------------------------------------------------
 

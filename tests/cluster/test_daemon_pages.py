@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from kpbpf.datapath.attach import attachments
 from maps import bpf
 from maps.abi import ABI_VERSION
 from tests.cluster.daemon import HEALTH_PORT, SOON_SEC, Cluster, name_of, node, pod
@@ -142,10 +141,9 @@ def test_programs_that_somebody_removes_are_back_and_an_event_says_so(
     resting.server.store.put(pod(fresh))
     resting.start(KPBPF_ATTACH=mechanism)
     until(lambda: resting.pods_attached(fresh), "attached", SOON_SEC)
-    assert in_force(resting, fresh)
     take_off(resting, fresh, mechanism)
     event = resting.event("ProgramsRestored")
-    assert in_force(resting, fresh)
+    assert resting.in_force(fresh)
     assert event["regarding"]["name"] == name_of(fresh)
     assert event["type"] == "Warning"
 
@@ -160,10 +158,3 @@ def take_off(cluster: Cluster, place: Place, mechanism: str) -> None:
     link = bpf.obj_get(cluster.kpbpf.home.links_dir(ABI_VERSION) / f"{ifindex}-from_pod")
     bpf.link_detach(link)
     os.close(link)
-
-
-def in_force(cluster: Cluster, place: Place) -> bool:
-    with cluster.world.node.inside():
-        index = socket.if_nametoindex(place.host_ifname)
-        ours = [one for one in attachments(cluster.kpbpf.home) if one.ifindex == index]
-    return [bool(one.program_id) for one in ours] == [True, True]
