@@ -10,7 +10,7 @@ import random
 import threading
 import time
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from kpbpf import log
 from kpbpf.errors import Retry
@@ -283,15 +283,13 @@ class Reflector:
                     raw.setdefault("kind", self.resource.kind)
                 self._intake.take(raw)
             version = version_of(page)
-            more = page["metadata"].get("continue") if version else ""
+            more = page["metadata"].get("continue")
             if not isinstance(more, str) or not more:
                 break
         else:
             return
         self._version, self._broken_begins = version, 0
         self._read_all(began)
-        if not version:
-            raise Garbled(f"{self.resource.path}: the list has no resourceVersion")
 
     def _page(self, query: dict[str, str], follow_up: bool) -> dict[str, Any]:
         path = self.resource.path
@@ -299,9 +297,12 @@ class Reflector:
             page = value_of(reply.body())
         if isinstance(page, BadLine):
             raise Garbled(f"{path}: expected a list as JSON, got {page.reason}")
-        if not isinstance(page, dict) or not isinstance(page.get("items") or [], list):
-            raise Garbled(f"{path}: expected a list of objects, got {shown(page)}")
-        return page
+        # What is not in a list is gone: no other answer, such as a proxy's, may pass for one.
+        kind = f"{self.resource.kind}List"
+        is_list = isinstance(page, dict) and page.get("kind") == kind and version_of(page)
+        if not is_list or not isinstance(page.get("items") or [], list):
+            raise Garbled(f"{path}: expected a {kind} with its resourceVersion, got {shown(page)}")
+        return cast("dict[str, Any]", page)
 
     def _read_all(self, began: float) -> None:
         self._lists += 1

@@ -186,6 +186,41 @@ def test_after_compaction_all_is_read_again_and_only_differences_are_told(gone: 
         assert sorted(followed.told()[3:]) == ["+new", "+web", "-old"]
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {},
+        {"status": "ok"},
+        {**page(50), "kind": "PodList"},
+        {**page(50), "metadata": {}},
+        {**page(50), "items": "none"},
+    ],
+    ids=["nothing", "of a proxy", "other objects", "no version", "no list"],
+)
+def test_an_answer_that_is_no_list_takes_nothing_away(answer: make.Raw) -> None:
+    go_on = threading.Event()
+
+    def first(exchange: Exchange) -> None:
+        listed(exchange, web(1), web(2, name="other"))
+
+    def no_list(exchange: Exchange) -> None:
+        exchange.json(answer)
+
+    def at_last(exchange: Exchange) -> None:
+        exchange.hold(go_on)
+        listed(exchange, web(1), version=60)
+
+    steps = in_turn(no_watch_list, first, gone_by_status, no_list, at_last)
+    with Scripted(steps) as server, following(server.session()) as followed:
+        followed.syncs()
+        wait_for(lambda: len(server.seen) == 5)
+        followed.waits_for("other", "web")
+        assert sorted(followed.told()) == ["+other", "+web"]
+        go_on.set()
+        followed.waits_for("web")
+        assert followed.told()[2:] == ["-other"]
+
+
 def test_a_silent_watch_is_begun_again_where_it_was() -> None:
     def silent(exchange: Exchange) -> None:
         begins(exchange, 7, web(3))
