@@ -8,10 +8,14 @@ MAKEFLAGS   += --no-print-directory
 PYTHON := .venv/bin/python
 PYTEST := $(PYTHON) -m pytest
 PACKAGES := python3-bpfcc clang linux-libc-dev bpftool iproute2 ethtool python3-venv ca-certificates
+LAB_PACKAGES := iptables nftables
 VM_PACKAGES := qemu-system-x86 busybox-static cpio kmod
 PIP_INSTALL := .venv/bin/pip --disable-pip-version-check install --config-settings editable_mode=compat --editable
 QUIETER := | sed '/^Requirement already satisfied/d'
 CLANG := clang -target bpf -O2 -g -Wall -Werror -I bpf_src -I /usr/include/$(shell uname -m)-linux-gnu
+
+# Programs compiled once serve all tests; the verifier still looks at each.
+export KPBPF_BYTECODE := $(CURDIR)/.make/bytecode
 
 say = @printf '\n\033[1m==> %s\033[0m\n' "$(1)"
 
@@ -60,6 +64,7 @@ lint-abi: .venv/.dev ## maps/abi.py and abi_assert.h are what abi.h and maps.h s
 lint-bpf: .make/debian ## a second compiler's opinion of the programs: clang -Wall -Werror
 	$(call say,clang -target bpf)
 	@for source in bpf_src/*.c; do echo "$$source"; $(CLANG) -c "$$source" -o /dev/null; done
+	@for source in bpf_src/*_wire.c; do $(CLANG) -DKP_NO_ETHERNET -c "$$source" -o /dev/null; done
 
 unit: .venv/.dev ## no root, seconds
 	$(call say,unit tests)
@@ -77,7 +82,7 @@ cluster: .venv/.dev .make/debian-cluster ## the daemon against an API server tha
 	$(call say,cluster tests)
 	@$(PYTEST) tests/cluster
 
-lab: .venv/.dev ## namespaces as pods, node and remote network, real sockets (root)
+lab: .venv/.dev .make/debian-lab ## namespaces as pods, node and remote network, real sockets (root)
 	$(call say,lab tests)
 	@$(PYTEST) tests/lab
 
@@ -89,6 +94,8 @@ test-vm: .venv/.dev .make/debian-vm ## what this kernel may lack, on a stock Deb
 
 bench: .venv/.dev .make/debian-cluster ## ns per packet, objects to maps, the daemon at scale (root; about ten minutes)
 	@$(PYTHON) -m bench.packet
+	@$(PYTHON) -m bench.sctp
+	@$(PYTHON) -m bench.sockets
 	@$(PYTHON) -m bench.sync
 	@$(PYTHON) -m bench.control_plane
 
@@ -128,6 +135,9 @@ endef
 
 .make/debian-cluster: Makefile $(wildcard /var/lib/dpkg/status)
 	$(call install,openssl)
+
+.make/debian-lab: Makefile $(wildcard /var/lib/dpkg/status)
+	$(call install,$(LAB_PACKAGES))
 
 .make/debian-image: Makefile $(wildcard /var/lib/dpkg/status)
 	$(call install,mmdebstrap)

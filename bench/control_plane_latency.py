@@ -126,7 +126,13 @@ def _is_there(tables: Tables, one: _Expected) -> bool:
         return False
     frontend = abi.Frontend.unpack(value)
     slots = (abi.BackendKey(frontend.base, slot).pack() for slot in range(frontend.count))
-    return any(tables.backends.get_raw(slot) in one.backends for slot in slots)
+    found = (tables.backends.get_raw(slot) for slot in slots)
+    return any(backend is not None and _place(backend) in one.backends for backend in found)
+
+
+def _place(backend: bytes) -> bytes:
+    """A packed Backend without what is said of it beside its address and port."""
+    return abi.Backend.unpack(backend)._replace(flags=0).pack()
 
 
 def _expected(shape: Shape, rate: Rate) -> list[_Expected]:
@@ -136,7 +142,7 @@ def _expected(shape: Shape, rate: Rate) -> list[_Expected]:
     found: list[_Expected] = []
     for step in reversed(plan):
         after = backends.setdefault(step.number, set())
-        after.add(abi.Backend(address.from_text(step.came), TARGET_PORT).pack())
+        after.add(abi.Backend(address.from_text(step.came), TARGET_PORT, 0).pack())
         found.append(_Expected(_frontend(shape, step), frozenset(after)))
     return found[::-1]
 

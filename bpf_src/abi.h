@@ -1,4 +1,6 @@
-/* What the programs and the Python side share: every enum, limit and map layout.
+/* What the programs and the Python side share: every enum, limit and map layout. Here are
+ * the words, the configuration and what the programs write; abi_service.h and abi_node.h
+ * have the rest.
  *
  * Written by hand, for readers. maps/gen.py turns it into maps/abi.py (the same
  * names, as Python enums and packers) and abi_assert.h (size and offset of every
@@ -12,7 +14,7 @@
 #pragma once
 
 /* Raised when a map's layout changes; pins of another version are never opened. */
-#define KP_ABI_VERSION 1
+#define KP_ABI_VERSION 2
 
 /* An address of either family; aligned so that it compares as two words. */
 struct kp_addr {
@@ -28,6 +30,9 @@ struct kp_addr {
 enum kp_hook {
 	KP_HOOK_FROM_POD = 0, /* leaving a pod: its host-side interface, tc ingress */
 	KP_HOOK_TO_POD = 1, /* entering a pod: its host-side interface, tc egress */
+	KP_HOOK_FROM_WIRE = 2, /* entering the node: an uplink, tc ingress */
+	KP_HOOK_TO_WIRE = 3, /* leaving the node: an uplink, tc egress */
+	KP_HOOK_SOCKET = 4, /* a process connects, sends or receives: no packet yet */
 };
 
 /* 0 to 31: the packet goes on. 64 to 127: it is dropped, or refused with an answer. */
@@ -37,6 +42,7 @@ enum kp_verdict {
 	KP_PASS_TO_BACKEND = 2, /* sent to a Service: now addressed to a backend */
 	KP_PASS_REPLY = 3, /* answer of a backend: shows the Service's address again */
 	KP_PASS_ICMP_ERROR = 4, /* ICMP error about a translated packet: translated back */
+	KP_PASS_UNTRACKED = 5, /* connection to a Service that we did not open: left to the node's own tracking */
 
 	KP_DROP_SHORT = 64, /* frame ends inside a header */
 	KP_DROP_BAD_IP = 65, /* IP header that contradicts itself */
@@ -44,13 +50,17 @@ enum kp_verdict {
 	KP_DROP_FRAGMENT_UNKNOWN = 67, /* later fragment whose first was not seen */
 	KP_DROP_SPOOFED_SOURCE = 68, /* source address that is not this pod's */
 	KP_DROP_NO_BACKEND = 69, /* Service without endpoints: refused */
-	KP_DROP_NO_LOCAL_BACKEND = 70, /* internalTrafficPolicy Local, and no endpoint on this node */
+	KP_DROP_NO_LOCAL_BACKEND = 70, /* traffic policy Local, and no endpoint on this node */
 	KP_DROP_NO_FLOW = 71, /* middle of a TCP connection to a Service that we do not know: refused */
 	KP_DROP_REFUSAL_RATE = 72, /* would be refused, but too many were this second: no answer */
 	KP_DROP_NO_PORT = 73, /* would be mixed up with another connection, and no source port is free */
 	KP_DROP_FLOW_TABLE = 74, /* the flow table did not take the connection */
 	KP_DROP_REWRITE = 75, /* the kernel would not let us rewrite the packet */
 	KP_DROP_NOT_CONFIGURED = 76, /* the daemon has not written its configuration yet */
+	KP_DROP_SOURCE_RANGE = 77, /* source address outside the Service's loadBalancerSourceRanges */
+	KP_DROP_TOO_BIG = 78, /* larger than the MTU on its way: its sender is told */
+	KP_DROP_UNKNOWN_PORT = 79, /* the address of a Service, but none of its ports: refused */
+	KP_DROP_UNKNOWN_SERVICE = 80, /* in the range of cluster IPs, but of no Service */
 };
 
 /* What a packet did on its way, one bit each; `kpbpf trace` tells them in words. */
@@ -74,6 +84,11 @@ enum kp_step {
 	KP_STEP_FRAGMENT = 16, /* a later fragment: ports are those of its first */
 	KP_STEP_ICMP_INNER = 17, /* judged by the packet quoted inside an ICMP error */
 	KP_STEP_TTL_SPENT = 18, /* TTL used up: left to the stack, which says so to the sender */
+	KP_STEP_NODE_PORT = 19, /* the destination is a NodePort of this node */
+	KP_STEP_MASQUERADED = 20, /* the backend sees the node as its client */
+	KP_STEP_MASQUERADE_UNDONE = 21, /* the reply goes to the client behind the masquerade */
+	KP_STEP_ROUTED = 22, /* routed by us, past the node's network stack */
+	KP_STEP_TO_NODE = 23, /* handed to the node's own sockets */
 };
 
 /* ---- configuration: one entry ---------------------------------------------- */
@@ -81,6 +96,14 @@ enum kp_step {
 enum kp_config_flag {
 	KP_CONFIG_READY = 0x1, /* the daemon has written this entry */
 	KP_CONFIG_LOCAL_FAST_PATH = 0x2, /* hand packets between two pods of the node over directly */
+	KP_CONFIG_MASQUERADE_ALL = 0x4, /* pods that reach a ClusterIP are masqueraded too */
+	KP_CONFIG_DETECT_LOCAL = 0x8, /* it is told apart which clients are pods of this node */
+	KP_CONFIG_DETECT_BY_RANGE = 0x10, /* namely by address, KP_RANGE_PODS; else by interface */
+	KP_CONFIG_SOCKET_HOST = 0x20, /* the node's processes get their backend when they connect */
+	KP_CONFIG_SOCKET_PODS = 0x40, /* those of pods as well */
+	KP_CONFIG_LOCALHOST_NODE_PORTS = 0x80, /* NodePorts are reached at 127.0.0.0/8, too */
+	KP_CONFIG_SERVICE_RANGES = 0x100, /* there are entries of KP_RANGE_SERVICES */
+	KP_CONFIG_HAND_OVER = 0x200, /* new connections are another proxy's; known ones stay ours */
 };
 
 /* State of a flow, and the index of its time-out in kp_config.timeout_sec. */
@@ -107,6 +130,15 @@ struct kp_config {
 	u32 timeout_sec[KP_STATES]; /* by enum kp_state: a flow idle for longer is forgotten */
 	struct kp_addr hairpin4; /* the client that a pod sees when it reaches itself by a Service */
 	struct kp_addr hairpin6; /* the same for IPv6 */
+	struct kp_addr node4; /* this node's first address, of which masquerade falls back on; zero: none */
+	struct kp_addr node6; /* the same for IPv6 */
+	u64 node_netns; /* cookie of the node's network namespace */
+	u32 uplink_ifindex; /* an uplink that routes; 0: none */
+	u16 node_port_first; /* NodePorts in use lie between these two; 0: there are none */
+	u16 node_port_last;
+	u16 masquerade_first; /* source ports of masqueraded connections, first and last */
+	u16 masquerade_last;
+	u32 zero;
 };
 
 /* ---- flows ----------------------------------------------------------------- */
@@ -129,6 +161,10 @@ enum kp_flow_flag {
 	KP_FLOW_CLIENT_IS_HIGH = 0x8, /* the client is the key's second address */
 	KP_FLOW_CLIENT_FIN = 0x10, /* the client has sent FIN */
 	KP_FLOW_BACKEND_FIN = 0x20, /* the backend has sent FIN */
+	KP_FLOW_MASQUERADED = 0x40, /* the backend sees the node, masq_addr, as its client */
+	KP_FLOW_FROM_NODE = 0x80, /* the client is a process of this node */
+	KP_FLOW_BY_STACK = 0x100, /* the node's stack brings its packets: never the fast path */
+	KP_FLOW_TRANSIT = 0x200, /* keyed (client, backend): a masqueraded packet on its way through the stack */
 };
 
 struct kp_flow {
@@ -136,16 +172,18 @@ struct kp_flow {
 	struct kp_addr nat_addr; /* alias: the backend; translated: the Service that replies show */
 	__be16 nat_port; /* alias: the backend's port; translated: the Service's port */
 	__be16 client_port; /* alias: the client's as the backend sees it; translated: its own */
-	u8 state; /* enum kp_state */
-	u8 flags; /* enum kp_flow_flag */
+	u16 flags; /* enum kp_flow_flag */
 	u16 tick; /* of last_seen_ns, in 1024 jiffies: in the same tick nothing is refreshed */
-	u32 client_ifindex; /* host-side interface of the client, 0: not a pod of this node */
+	u32 client_ifindex; /* host-side interface of the client, 0: not a pod of this node; FROM_NODE: where it left */
 	u32 backend_ifindex; /* the same of the other end */
 	u8 client_mac[6]; /* of the pod behind client_ifindex */
 	u8 backend_mac[6]; /* of the pod behind backend_ifindex */
 	u32 epoch; /* kp_config.epoch (UDP: udp_epoch) under which it was judged */
 	u32 service; /* Service port id, 0: none */
 	u32 created_sec; /* when it was made */
+	u8 state; /* enum kp_state */
+	u8 zero[7];
+	struct kp_addr masq_addr; /* masqueraded; alias: the node's address that the backend sees; else the client's own */
 };
 
 /* Ports of a fragmented datagram, for its later fragments. */
@@ -162,91 +200,6 @@ struct kp_fragment {
 	__be16 src_port;
 	__be16 dst_port;
 	u8 proto; /* of the transport header, which IPv6 may have behind more headers */
-	u8 zero[3];
-};
-
-/* ---- Services -------------------------------------------------------------- */
-
-struct kp_frontend_key {
-	struct kp_addr addr;
-	__be16 port;
-	u8 proto;
-	u8 zero[5];
-};
-
-enum kp_frontend_flag {
-	KP_FRONTEND_LOCAL_ONLY = 0x1, /* internalTrafficPolicy Local: only endpoints of this node */
-};
-
-/* Backends of a set stand at (base, 0..count-1); those of the local set behind them. */
-struct kp_frontend {
-	u32 service; /* Service port id: one namespace/name:port in one family */
-	u32 base; /* the backend set; fresh for every new set */
-	u32 count; /* endpoints for cluster-wide traffic */
-	u32 local_count; /* endpoints on this node */
-	u32 affinity_sec; /* session affinity ClientIP time-out, 0: none */
-	u32 flags; /* enum kp_frontend_flag */
-};
-
-struct kp_backend_key {
-	u32 base;
-	u32 slot;
-};
-
-struct kp_backend {
-	struct kp_addr addr;
-	__be16 port;
-	u8 zero[6];
-};
-
-/* Is this address still an endpoint of that Service port? For UDP and affinity only. */
-struct kp_member_key {
-	struct kp_addr addr;
-	u32 service;
-	__be16 port;
-	u8 zero[2];
-};
-
-enum kp_member_flag {
-	KP_MEMBER_CLUSTER = 0x1, /* in the set for cluster-wide traffic */
-	KP_MEMBER_LOCAL = 0x2, /* in the set of this node */
-	KP_MEMBER_SERVING = 0x4, /* still serves: known UDP flows stay */
-};
-
-struct kp_member {
-	u32 flags; /* enum kp_member_flag */
-};
-
-struct kp_affinity_key {
-	struct kp_addr client;
-	u32 service;
-	u32 zero;
-};
-
-struct kp_affinity {
-	u64 last_used_ns; /* refreshed by each new connection */
-	struct kp_addr addr;
-	__be16 port;
-	u8 zero[6];
-};
-
-/* ---- pods ------------------------------------------------------------------ */
-
-enum kp_mode {
-	KP_MODE_VETH = 0, /* programs at the host end of a veth pair */
-};
-
-/* A pod of this node, by address. One pod has one id and an entry for each address. */
-struct kp_endpoint_key {
-	struct kp_addr addr;
-};
-
-struct kp_endpoint {
-	u32 id;
-	u32 ifindex; /* host-side interface */
-	u8 pod_mac[6];
-	u8 node_mac[6];
-	u8 mode; /* enum kp_mode */
 	u8 zero[3];
 };
 
@@ -302,5 +255,5 @@ struct kp_bucket {
 
 /* Room for what a program notes of one packet (struct kp_packet): never read from outside. */
 struct kp_scratch {
-	u64 words[20];
+	u64 words[40];
 };

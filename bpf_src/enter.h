@@ -23,16 +23,27 @@ KP_INLINE bool kp_context_init(struct kp_context *ctx)
 	return true;
 }
 
+KP_INLINE bool kp_at_wire(const struct kp_context *ctx)
+{
+	return ctx->hook == KP_HOOK_FROM_WIRE || ctx->hook == KP_HOOK_TO_WIRE;
+}
+
+/* The wire carries the node's own traffic too: what we cannot read is not ours there. */
+KP_INLINE int kp_unreadable(struct kp_context *ctx, int verdict)
+{
+	return kp_at_wire(ctx) && verdict >= KP_DROP_SHORT ? KP_PASS_NOT_OURS : verdict;
+}
+
 KP_INLINE int kp_enter(struct kp_context *ctx)
 {
 	int verdict = kp_parse(ctx);
 
 	if (verdict != KP_NEXT)
-		return verdict;
+		return kp_unreadable(ctx, verdict);
 	if (!(ctx->config->flags & KP_CONFIG_READY))
-		return KP_DROP_NOT_CONFIGURED;
+		return kp_unreadable(ctx, KP_DROP_NOT_CONFIGURED);
 	KP_FORGET();
 	if (unlikely(ctx->pkt->fragment))
-		return kp_fragment(ctx);
+		return kp_unreadable(ctx, kp_fragment(ctx));
 	return KP_NEXT;
 }

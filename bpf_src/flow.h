@@ -11,8 +11,6 @@
 #pragma once
 #include "packet.h"
 
-#define KP_SEC_NS 1000000000ll
-
 KP_INLINE bool kp_end_less(const struct kp_addr *a, __be16 a_port, const struct kp_addr *b,
 			   __be16 b_port)
 {
@@ -42,6 +40,13 @@ KP_INLINE bool kp_flow_key(struct kp_flow_key *key, const struct kp_addr *src, _
 	key->low_port = dst_port;
 	key->high_port = src_port;
 	return true;
+}
+
+/* Only these go to Services. */
+KP_INLINE bool kp_has_ports(const struct kp_packet *pkt)
+{
+	return pkt->proto == KP_PROTO_TCP || pkt->proto == KP_PROTO_UDP ||
+	       pkt->proto == KP_PROTO_SCTP;
 }
 
 KP_INLINE bool kp_from_client(const struct kp_flow *flow, bool src_is_high)
@@ -177,25 +182,18 @@ KP_INLINE struct kp_flow *kp_flow_find(struct kp_context *ctx, const struct kp_f
 
 /* ---- keep alive ------------------------------------------------------------ */
 
-/* The partner's key follows from the record at hand and the packet: `key` is
- * rewritten to it. Alias: the far end becomes the backend. Record: the Service. */
+/* The partner's key follows from the record at hand: `key` is rewritten to it. Alias: as
+ * the backend sees it. Record: as the client does. */
 KP_INLINE void kp_partner_key(struct kp_context *ctx, const struct kp_flow *flow,
 			      bool from_client, struct kp_flow_key *key)
 {
 	struct kp_packet *pkt = ctx->pkt;
-	struct kp_addr client = from_client ? pkt->was.src : pkt->was.dst;
-	struct kp_addr backend = from_client ? pkt->was.dst : pkt->was.src;
-	struct kp_addr far = flow->nat_addr;
+	const struct kp_addr *backend = from_client ? &pkt->was.dst : &pkt->was.src;
+	struct kp_addr client = flow->masq_addr, far = flow->nat_addr;
 	bool diverted;
 
-	if (flow->flags & KP_FLOW_HAIRPIN) {
-		if (flow->flags & KP_FLOW_ALIAS)
-			client = pkt->ipv6 ? ctx->config->hairpin6 : ctx->config->hairpin4;
-		else
-			client = backend;
-	}
 	/* A diverted connection's "Service" is its backend itself. */
-	diverted = !(flow->flags & KP_FLOW_ALIAS) && kp_addr_equal(&far, &backend) &&
+	diverted = !(flow->flags & KP_FLOW_ALIAS) && kp_addr_equal(&far, backend) &&
 		   !flow->service;
 	kp_flow_key(key, &client, flow->client_port, &far, flow->nat_port, pkt->proto);
 	key->diverted = diverted;
@@ -228,6 +226,19 @@ KP_INLINE void kp_flow_seen(struct kp_context *ctx, struct kp_flow *flow, bool f
 	partner->tick = ctx->tick;
 	partner->state = next;
 	partner->flags |= (next >> 8) & (KP_FLOW_CLIENT_FIN | KP_FLOW_BACKEND_FIN);
+}
+
+/* A diverted connection is told from the one in its way by that one's record, which stays
+ * as long as it is needed for this. */
+KP_INLINE void kp_flow_hold(struct kp_context *ctx, struct kp_flow *in_the_way,
+			    const struct kp_flow *diverted)
+{
+	if (ctx->pkt->trace || in_the_way->tick == ctx->tick)
+		return;
+	in_the_way->last_seen_ns = kp_now_ns(ctx);
+	in_the_way->tick = ctx->tick;
+	if (!kp_is_closing(diverted->state))
+		in_the_way->state = diverted->state;
 }
 
 /* ---- make -------------------------------------------------------------------- */

@@ -5,11 +5,10 @@
  * direct, and which pod of this node it is for, if any. New: the source must be the
  * pod's own; a Service gets a backend, or the packet is refused.
  */
+#include "carry.h"
 #include "enter.h"
-#include "forward.h"
 #include "icmp.h"
 #include "lb.h"
-#include "reject.h"
 #include "verdict.h"
 
 /* Verdict of kp_known for a flow that is to be treated as a new one. */
@@ -32,13 +31,18 @@ KP_INLINE int kp_new_direct(struct kp_context *ctx, struct kp_flow_key *key)
 }
 
 /* Both records are written, ctx->pkt->becomes is decided: on the way. */
-KP_INLINE int kp_new_translated(struct kp_context *ctx, const struct kp_endpoint *target)
+KP_INLINE int kp_new_translated(struct kp_context *ctx)
 {
+	struct kp_packet *pkt = ctx->pkt;
+
+	KP_FORGET();
 	kp_to_rewrite(ctx, KP_STEP_DESTINATION_REWRITTEN);
-	if (target && target->ifindex == ctx->skb->ifindex)
-		kp_forward_hairpin(ctx, target->pod_mac);
-	else if (target)
-		kp_forward(ctx, target->ifindex, target->pod_mac);
+	if (pkt->target.ifindex == ctx->skb->ifindex)
+		kp_forward_hairpin(ctx, pkt->target.pod_mac);
+	else if (pkt->target.ifindex)
+		kp_forward(ctx, pkt->target.ifindex, pkt->target.pod_mac);
+	else if (pkt->masquerade)
+		pkt->out = KP_OUT_ROUTE;
 	else
 		kp_step(ctx, KP_STEP_TO_STACK);
 	return KP_PASS_TO_BACKEND;
@@ -46,27 +50,38 @@ KP_INLINE int kp_new_translated(struct kp_context *ctx, const struct kp_endpoint
 
 KP_INLINE int kp_new(struct kp_context *ctx, struct kp_flow_key *key)
 {
-	struct kp_frontend_key where = kp_frontend_key_of(ctx->pkt);
-	struct kp_endpoint *target = NULL;
 	int verdict;
 
 	if (!kp_source_is_own(ctx))
 		return KP_DROP_SPOOFED_SOURCE;
-	verdict = kp_choose(ctx, &where, key, &target);
+	verdict = kp_choose(ctx);
 	if (verdict == KP_PASS_DIRECT)
 		return kp_new_direct(ctx, key);
 	if (verdict != KP_NEXT)
 		return verdict;
-	return kp_new_translated(ctx, target);
+	return kp_new_translated(ctx);
 }
 
 /* ---- a known connection ------------------------------------------------------ */
 
-KP_INLINE bool kp_is_frontend(const struct kp_packet *pkt)
+/* Where the two ends of a flow are now. A client whose packets the stack brings, or who is
+ * a process of the node, stays where it was: handed over directly, the answers would go
+ * past what others do to them (a hostPort's address translation). */
+KP_INLINE void kp_look_up_ends(struct kp_flow *flow, bool from_client, struct kp_endpoint *own,
+			       struct kp_endpoint *other)
 {
-	struct kp_frontend_key where = kp_frontend_key_of(pkt);
-
-	return kp_lookup(MAP(kp_frontends), &where);
+	if (from_client) {
+		flow->flags &= ~KP_FLOW_BY_STACK;
+		return kp_flow_ends(flow, own, other);
+	}
+	if (flow->flags & KP_FLOW_BY_STACK)
+		other = NULL;
+	if (flow->flags & KP_FLOW_FROM_NODE) {
+		flow->backend_ifindex = own->ifindex;
+		kp_mac_copy(flow->backend_mac, own->pod_mac);
+		return;
+	}
+	kp_flow_ends(flow, other, own);
 }
 
 /* Endpoints changed since this flow was judged, or it comes from another interface
@@ -87,11 +102,11 @@ KP_INLINE int kp_judge_again(struct kp_context *ctx, struct kp_flow *flow, bool 
 		return KP_AFRESH; /* A43, at once */
 	}
 	if (pkt->proto == KP_PROTO_UDP && from_client && !(flow->flags & KP_FLOW_TRANSLATED) &&
-	    kp_is_frontend(pkt))
+	    kp_frontend_find(ctx))
 		return KP_AFRESH; /* it began before there was the Service */
 	flow->epoch = kp_epoch(ctx);
 	other = flow->flags & KP_FLOW_HAIRPIN ? own : kp_pod(&far);
-	kp_flow_ends(flow, from_client ? own : other, from_client ? other : own);
+	kp_look_up_ends(flow, from_client, own, other);
 	return KP_NEXT;
 }
 
@@ -99,37 +114,54 @@ KP_INLINE int kp_judge_again(struct kp_context *ctx, struct kp_flow *flow, bool 
 KP_INLINE int kp_to_backend(struct kp_context *ctx, const struct kp_flow *flow)
 {
 	struct kp_packet *pkt = ctx->pkt;
-	bool hairpin = flow->flags & KP_FLOW_HAIRPIN;
 
-	pkt->becomes.src = pkt->was.src;
+	pkt->becomes.src = flow->masq_addr;
 	pkt->becomes.src_port = flow->client_port;
 	pkt->becomes.dst = flow->nat_addr;
 	pkt->becomes.dst_port = flow->nat_port;
 	kp_to_rewrite(ctx, KP_STEP_DESTINATION_REWRITTEN);
-	if (hairpin) {
-		pkt->becomes.src = pkt->ipv6 ? ctx->config->hairpin6 : ctx->config->hairpin4;
+	if (unlikely(flow->flags & KP_FLOW_HAIRPIN))
 		kp_forward_hairpin(ctx, flow->client_mac);
-	} else {
+	else if (unlikely(flow->flags & KP_FLOW_MASQUERADED))
+		pkt->out = KP_OUT_ROUTE;
+	else
 		kp_forward(ctx, flow->backend_ifindex, flow->backend_mac);
-	}
 	return KP_PASS_TO_BACKEND;
 }
 
-/* Backend to client. Handed over here, it shows the Service's address from here on;
- * by the stack, to_pod of the client puts it back: a Service's address as a source
- * would be a martian on the way. */
+/* A reply's way to its client: false where the stack is to bring it. */
+KP_INLINE bool kp_way_to_client(struct kp_context *ctx, const struct kp_flow *flow)
+{
+	if (flow->flags & KP_FLOW_HAIRPIN) {
+		kp_forward_hairpin(ctx, flow->backend_mac);
+		return true;
+	}
+	if (unlikely(flow->flags & KP_FLOW_FROM_NODE)) {
+		kp_into_node(ctx, flow->client_ifindex, flow->client_mac);
+		return true;
+	}
+	if (likely(flow->client_ifindex) || flow->flags & KP_FLOW_BY_STACK)
+		return kp_forward(ctx, flow->client_ifindex, flow->client_mac);
+	if (!(ctx->config->flags & KP_CONFIG_LOCAL_FAST_PATH)) {
+		kp_step(ctx, KP_STEP_TO_STACK);
+		return false;
+	}
+	ctx->pkt->out = KP_OUT_ROUTE;
+	return true;
+}
+
+/* Backend to client. Handed over or routed here, it shows the Service's address from here
+ * on; by the stack, to_pod of the client or to_wire puts it back: a Service's address as a
+ * source would be a martian on the way. */
 KP_INLINE int kp_to_client(struct kp_context *ctx, const struct kp_flow *flow)
 {
 	struct kp_packet *pkt = ctx->pkt;
-	bool hairpin = flow->flags & KP_FLOW_HAIRPIN;
 
-	if (hairpin)
-		kp_forward_hairpin(ctx, flow->backend_mac);
-	else if (!kp_forward(ctx, flow->client_ifindex, flow->client_mac))
+	if (!kp_way_to_client(ctx, flow))
 		return KP_PASS_DIRECT;
 	pkt->becomes.src = flow->nat_addr;
 	pkt->becomes.src_port = flow->nat_port;
-	pkt->becomes.dst = hairpin ? pkt->was.src : pkt->was.dst;
+	pkt->becomes.dst = flow->masq_addr;
 	pkt->becomes.dst_port = flow->client_port;
 	kp_to_rewrite(ctx, KP_STEP_SOURCE_REWRITTEN);
 	return KP_PASS_REPLY;
@@ -172,14 +204,15 @@ KP_INLINE int kp_known(struct kp_context *ctx, struct kp_flow *flow, bool from_c
  * whose way it was? None that opens a connection. */
 KP_INLINE bool kp_may_be_diverted(struct kp_context *ctx)
 {
-	return ctx->pkt->proto == KP_PROTO_UDP ||
-	       (ctx->pkt->proto == KP_PROTO_TCP && !kp_opens(ctx));
+	u8 proto = ctx->pkt->proto;
+
+	return proto == KP_PROTO_UDP ||
+	       ((proto == KP_PROTO_TCP || proto == KP_PROTO_SCTP) && !kp_opens(ctx));
 }
 
 KP_INLINE int kp_from_pod(struct kp_context *ctx)
 {
 	struct kp_packet *pkt = ctx->pkt;
-	struct kp_endpoint *target;
 	struct kp_flow_key key;
 	struct kp_flow *flow;
 	bool high, from_client, in_the_way;
@@ -203,32 +236,12 @@ KP_INLINE int kp_from_pod(struct kp_context *ctx)
 		if (!flow && in_the_way) {
 			if (!kp_source_is_own(ctx))
 				return KP_DROP_SPOOFED_SOURCE;
-			verdict = kp_divert(ctx, &key, &target);
-			return verdict == KP_NEXT ? kp_new_translated(ctx, target) : verdict;
+			verdict = kp_divert(ctx);
+			return verdict == KP_NEXT ? kp_new_translated(ctx) : verdict;
 		}
 	}
 	verdict = flow ? kp_known(ctx, flow, from_client, &key) : KP_AFRESH;
 	return verdict == KP_AFRESH ? kp_new(ctx, &key) : verdict;
-}
-
-/* What was decided is carried out: refuse, rewrite, hand over. */
-KP_INLINE int kp_carry_out(struct kp_context *ctx)
-{
-	struct kp_packet *pkt = ctx->pkt;
-	int verdict = pkt->verdict, problem = KP_NEXT;
-
-	if (verdict == KP_DROP_NO_BACKEND || verdict == KP_DROP_NO_FLOW)
-		return kp_refuse(ctx, verdict);
-	if (verdict >= KP_DROP_SHORT)
-		problem = verdict;
-	else if (pkt->rewrite)
-		problem = kp_rewrite(ctx);
-	if (pkt->ifindex && problem == KP_NEXT)
-		problem = kp_hand_over(ctx);
-	if (problem == KP_NEXT)
-		return verdict;
-	pkt->ifindex = 0;
-	return problem;
 }
 
 KP_PROGRAM(from_pod) int from_pod(struct __sk_buff *skb)
@@ -240,7 +253,7 @@ KP_PROGRAM(from_pod) int from_pod(struct __sk_buff *skb)
 		return KP_ACT_DROP;
 	verdict = kp_enter(&ctx);
 	if (verdict == KP_NEXT)
-		verdict = ctx.pkt->icmp_error ? kp_icmp_error_from_pod(&ctx) : kp_from_pod(&ctx);
+		verdict = ctx.pkt->icmp_error ? kp_icmp_error(&ctx) : kp_from_pod(&ctx);
 	ctx.pkt->verdict = verdict;
 	KP_FORGET();
 	return kp_end(&ctx, kp_carry_out(&ctx));

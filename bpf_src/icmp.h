@@ -1,22 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /* ICMP errors about translated packets (A38): without them path MTU discovery breaks.
  *
- * An error quotes the start of the packet it is about. That packet finds the flow;
- * the quote is translated back to what its sender once sent, and the error's own
- * addresses with it. Rare, so plain: bytes are loaded and stored by helper.
+ * The packet that an error quotes finds the flow (quote.h); what its sender once sent is
+ * written inside, its address and the other's outside, and the error goes to it. Rare, so
+ * plain: bytes are loaded and stored by helper.
  */
 #pragma once
-#include "forward.h"
-#include "lb.h"
-
-/* The packet inside: where it stands, what it says, what it is to say. */
-struct kp_quote {
-	struct kp_tuple was;
-	struct kp_tuple becomes;
-	u16 l3;
-	u16 l4;
-	u8 proto;
-};
+#include "pod.h"
+#include "quote.h"
+#include "route.h"
 
 enum {
 	KP_IPV4_CHECK = 10, /* offsets in the IP header */
@@ -24,72 +16,6 @@ enum {
 	KP_IPV6_SRC = 8,
 	KP_ICMP_CHECK = 2,
 };
-
-/* False: no quote of a packet with ports that we could know. */
-KP_INLINE bool kp_quote_parse(struct kp_context *ctx, struct kp_quote *quote)
-{
-	__be16 ports[2];
-
-	quote->l3 = ctx->pkt->l4 + sizeof(struct kp_icmphdr);
-	if (ctx->pkt->ipv6) {
-		struct kp_ip6hdr ip;
-
-		if (kp_load(ctx->skb, quote->l3, &ip, sizeof(ip)))
-			return false;
-		kp_addr_from_ipv6(&quote->was.src, ip.src);
-		kp_addr_from_ipv6(&quote->was.dst, ip.dst);
-		quote->proto = ip.next;
-		quote->l4 = quote->l3 + sizeof(ip);
-		if (ip.next == KP_PROTO_FRAGMENT) { /* its first 8 bytes are the header itself */
-			u8 fragment[4];
-
-			if (kp_load(ctx->skb, quote->l4, fragment, sizeof(fragment)) ||
-			    fragment[2] || fragment[3] & 0xf8)
-				return false;
-			quote->proto = fragment[0];
-			quote->l4 += 8;
-		}
-	} else {
-		struct kp_iphdr ip;
-
-		if (kp_load(ctx->skb, quote->l3, &ip, sizeof(ip)) ||
-		    ip.frag & kp_htons(0x1fff) || (ip.version_ihl & 0xf) < 5)
-			return false;
-		kp_addr_from_ipv4(&quote->was.src, ip.src);
-		kp_addr_from_ipv4(&quote->was.dst, ip.dst);
-		quote->proto = ip.proto;
-		quote->l4 = quote->l3 + (ip.version_ihl & 0xf) * 4;
-	}
-	if (quote->proto != KP_PROTO_TCP && quote->proto != KP_PROTO_UDP &&
-	    quote->proto != KP_PROTO_SCTP)
-		return false;
-	if (kp_load(ctx->skb, quote->l4, ports, sizeof(ports)))
-		return false;
-	quote->was.src_port = ports[0];
-	quote->was.dst_port = ports[1];
-	quote->becomes = quote->was;
-	return true;
-}
-
-/* The flow of the quoted packet; *from_client: whether the client had sent it. A packet
- * straight from a backend to the ports of a connection through a Service belongs to a
- * diverted one. */
-KP_INLINE struct kp_flow *kp_quote_flow(const struct kp_quote *quote, bool into_pod,
-					bool *from_client)
-{
-	struct kp_flow_key key;
-	bool high = kp_flow_key(&key, &quote->was.src, quote->was.src_port, &quote->was.dst,
-				quote->was.dst_port, quote->proto);
-	struct kp_flow *flow = kp_lookup(MAP(kp_flows), &key);
-
-	if (flow && !into_pod && kp_is_translated_record(flow) && !kp_from_client(flow, high)) {
-		key.diverted = 1;
-		flow = kp_lookup(MAP(kp_flows), &key);
-	}
-	if (flow)
-		*from_client = kp_from_client(flow, high);
-	return flow;
-}
 
 /* The checksum at `offset` after what it covers moved by `diff`; its own move is
  * added to *total. False where the quote ends before it. */
@@ -121,7 +47,8 @@ KP_INLINE u32 kp_tuple_diff(const struct kp_tuple *was, const struct kp_tuple *b
 			 kp_addr_diff(&was->dst, &becomes->dst, ipv6));
 }
 
-/* Writes quote->becomes inside and ctx->pkt->becomes outside, with every checksum. */
+/* Writes quote->becomes inside and ctx->pkt->becomes outside, with every checksum but a
+ * quoted SCTP's: that covers what is not quoted, so nobody can tell. */
 KP_INLINE int kp_quote_rewrite(struct kp_context *ctx, const struct kp_quote *quote)
 {
 	struct kp_packet *pkt = ctx->pkt;
@@ -133,7 +60,7 @@ KP_INLINE int kp_quote_rewrite(struct kp_context *ctx, const struct kp_quote *qu
 	u16 udp_check = 0;
 
 	if (!kp_store_addresses(ctx, quote->l3, &quote->becomes) ||
-	    !kp_store_addresses(ctx, KP_ETH_LEN, &pkt->becomes) ||
+	    !kp_store_addresses(ctx, KP_L3, &pkt->becomes) ||
 	    kp_store(ctx->skb, quote->l4, ports, sizeof(ports), BPF_F_RECOMPUTE_CSUM))
 		return KP_DROP_REWRITE;
 	if (quote->proto == KP_PROTO_UDP)
@@ -144,7 +71,7 @@ KP_INLINE int kp_quote_rewrite(struct kp_context *ctx, const struct kp_quote *qu
 	if (pkt->ipv6) {
 		total += outer; /* ICMPv6 covers its own addresses too: RFC 4443, 2.3 */
 	} else if (!kp_quote_checksum(ctx, quote->l3 + KP_IPV4_CHECK, inner, &total) ||
-		   !kp_quote_checksum(ctx, KP_ETH_LEN + KP_IPV4_CHECK, outer, &unused)) {
+		   !kp_quote_checksum(ctx, KP_L3 + KP_IPV4_CHECK, outer, &unused)) {
 		return KP_DROP_REWRITE;
 	}
 	if (!kp_quote_checksum(ctx, pkt->l4 + KP_ICMP_CHECK, kp_fold32(total), &unused))
@@ -153,68 +80,147 @@ KP_INLINE int kp_quote_rewrite(struct kp_context *ctx, const struct kp_quote *qu
 	return KP_PASS_ICMP_ERROR;
 }
 
-/* Into a pod, about what it sent: it knows the Service, not the backend. */
-KP_INLINE void kp_quote_for_client(struct kp_context *ctx, struct kp_quote *quote,
-				   const struct kp_flow *flow)
+/* ---- which way it goes ---------------------------------------------------------- */
+
+/* By route, if the kernel has one: else nothing is changed, and the stack takes it along. */
+KP_INLINE bool kp_error_by_route(struct kp_context *ctx)
 {
-	quote->becomes.src_port = flow->client_port;
-	quote->becomes.dst = flow->nat_addr;
-	quote->becomes.dst_port = flow->nat_port;
-	if (kp_addr_equal(&ctx->pkt->was.src, &quote->was.dst)) /* the backend's own word */
-		ctx->pkt->becomes.src = flow->nat_addr;
+	struct kp_packet *pkt = ctx->pkt;
+
+	if (pkt->ttl <= 1 && ctx->hook != KP_HOOK_TO_WIRE)
+		return false;
+	if (!kp_fib_knows(kp_fib(ctx, &pkt->becomes.src, &pkt->becomes.dst, 0)))
+		return false;
+	pkt->out = KP_OUT_ROUTE;
+	return true;
 }
 
-KP_INLINE int kp_icmp_error_to_pod(struct kp_context *ctx)
+/* At the wire, to the client: a pod of this node, the node, or somebody outside. */
+KP_INLINE bool kp_error_to_client(struct kp_context *ctx, const struct kp_flow *flow)
+{
+	if (flow->flags & KP_FLOW_FROM_NODE) {
+		kp_into_node(ctx, flow->client_ifindex, flow->client_mac);
+		return true;
+	}
+	if (!flow->client_ifindex)
+		return kp_error_by_route(ctx);
+	kp_into_pod(ctx, flow->client_ifindex, flow->client_mac, flow->backend_mac);
+	return true;
+}
+
+/* At the wire, to the backend. Into a pod without the fast path, and to a backend that is
+ * no pod of ours but of this node, the stack brings it. */
+KP_INLINE bool kp_error_to_backend(struct kp_context *ctx, const struct kp_flow *flow)
+{
+	bool fast = ctx->config->flags & KP_CONFIG_LOCAL_FAST_PATH;
+
+	if (flow->flags & KP_FLOW_HAIRPIN) { /* the node reaches itself */
+		kp_into_node(ctx, flow->client_ifindex, flow->client_mac);
+		return true;
+	}
+	if (flow->flags & KP_FLOW_BY_STACK ||
+	    (flow->backend_ifindex && ctx->hook == KP_HOOK_FROM_WIRE && !fast)) {
+		kp_leave_it_to_stack(ctx);
+		return true;
+	}
+	if (!flow->backend_ifindex)
+		return kp_error_by_route(ctx);
+	kp_into_pod(ctx, flow->backend_ifindex, flow->backend_mac, flow->client_mac);
+	return true;
+}
+
+/* ---- at each hook ----------------------------------------------------------------- */
+
+/* Into a pod, about what it sent: it knows the Service, not the backend. */
+KP_INLINE bool kp_error_at_to_pod(enum kp_quoted quoted)
+{
+	return quoted == KP_QUOTED_CLIENT || quoted == KP_QUOTED_TRANSIT;
+}
+
+/* Out of a pod, about what it received. A client speaks of the Service, which is to reach
+ * the backend. What a backend says to a pod of this node is to_pod's, to others goes from
+ * here; nobody speaks about other pods' connections. */
+KP_INLINE bool kp_error_at_from_pod(struct kp_context *ctx, const struct kp_flow *flow,
+				    enum kp_quoted quoted)
+{
+	u32 own = quoted == KP_QUOTED_BACKEND ? flow->client_ifindex : flow->backend_ifindex;
+
+	if (quoted != KP_QUOTED_BACKEND && quoted != KP_QUOTED_CLIENT)
+		return false;
+	if (own != ctx->skb->ifindex)
+		return false;
+	if (flow->flags & KP_FLOW_HAIRPIN) {
+		kp_forward_hairpin(ctx, flow->client_mac);
+		return true;
+	}
+	if (quoted == KP_QUOTED_BACKEND)
+		return !(flow->flags & KP_FLOW_MASQUERADED) || kp_error_by_route(ctx);
+	if (flow->client_ifindex && !(flow->flags & KP_FLOW_FROM_NODE))
+		return false;
+	if (!(ctx->config->flags & KP_CONFIG_LOCAL_FAST_PATH))
+		return false; /* to_wire's, as replies are */
+	return kp_error_to_client(ctx, flow);
+}
+
+/* From the wire: what is for a masquerade, a Service's address, or a client outside. */
+KP_INLINE bool kp_error_at_from_wire(struct kp_context *ctx, const struct kp_flow *flow,
+				     enum kp_quoted quoted)
+{
+	if (quoted == KP_QUOTED_BACKEND)
+		return !flow->client_ifindex && kp_error_to_backend(ctx, flow);
+	if (quoted == KP_QUOTED_CLIENT &&
+	    (flow->flags & KP_FLOW_MASQUERADED || !flow->client_ifindex))
+		return kp_error_to_client(ctx, flow);
+	return false;
+}
+
+/* To the wire: the word of the node, or of a pod by the stack, to a client outside; that
+ * of a process of the node about a Service's reply. */
+KP_INLINE bool kp_error_at_to_wire(struct kp_context *ctx, const struct kp_flow *flow,
+				   enum kp_quoted quoted)
+{
+	if (quoted == KP_QUOTED_BACKEND)
+		return flow->flags & KP_FLOW_FROM_NODE && kp_error_to_backend(ctx, flow);
+	if (quoted == KP_QUOTED_CLIENT)
+		return !flow->client_ifindex && !(flow->flags & KP_FLOW_MASQUERADED);
+	return quoted == KP_QUOTED_TRANSIT;
+}
+
+/* False: the stack takes it along as it is. */
+KP_INLINE bool kp_error_way(struct kp_context *ctx, const struct kp_flow *flow,
+				enum kp_quoted quoted)
+{
+	switch (ctx->hook) {
+	case KP_HOOK_TO_POD:
+		return kp_error_at_to_pod(quoted);
+	case KP_HOOK_FROM_POD:
+		return kp_error_at_from_pod(ctx, flow, quoted);
+	case KP_HOOK_FROM_WIRE:
+		return kp_error_at_from_wire(ctx, flow, quoted);
+	}
+	return kp_error_at_to_wire(ctx, flow, quoted);
+}
+
+/* An ICMP error at any hook. One that is not about a translated packet goes its way. */
+KP_INLINE int kp_icmp_error(struct kp_context *ctx)
 {
 	struct kp_quote quote = {};
+	enum kp_quoted quoted;
 	struct kp_flow *flow;
 	bool from_client;
 
-	if (!kp_quote_parse(ctx, &quote))
-		return KP_PASS_DIRECT;
-	flow = kp_quote_flow(&quote, true, &from_client);
-	if (!flow || !kp_is_translated_record(flow) || !from_client)
-		return KP_PASS_DIRECT;
-	ctx->pkt->becomes = ctx->pkt->was;
-	kp_quote_for_client(ctx, &quote, flow);
-	return kp_quote_rewrite(ctx, &quote);
-}
-
-/* Out of a pod, about what it received: a client speaks of the Service, which is to
- * reach the backend; a pod that reaches itself speaks to the hairpin address. */
-KP_INLINE int kp_icmp_error_from_pod(struct kp_context *ctx)
-{
-	struct kp_packet *pkt = ctx->pkt;
-	struct kp_quote quote = {};
-	struct kp_flow *flow;
-	bool from_client, hairpin;
-
-	if (!kp_source_is_own(ctx))
+	if (ctx->hook == KP_HOOK_FROM_POD && !kp_source_is_own(ctx))
 		return KP_DROP_SPOOFED_SOURCE;
 	if (!kp_quote_parse(ctx, &quote))
 		return KP_PASS_DIRECT;
-	flow = kp_quote_flow(&quote, false, &from_client);
+	flow = kp_quote_flow(ctx, &quote, &from_client);
 	if (!flow)
 		return KP_PASS_DIRECT;
-	hairpin = flow->flags & KP_FLOW_HAIRPIN;
-	pkt->becomes = pkt->was;
-	if (flow->flags & KP_FLOW_ALIAS && !from_client) {
-		quote.becomes.src = flow->nat_addr;
-		quote.becomes.src_port = flow->nat_port;
-		quote.becomes.dst_port = flow->client_port;
-		pkt->becomes.dst = flow->nat_addr;
-		if (hairpin) {
-			quote.becomes.dst = pkt->ipv6 ? ctx->config->hairpin6 : ctx->config->hairpin4;
-			pkt->becomes.src = quote.becomes.dst;
-		}
-	} else if (hairpin && from_client) {
-		kp_quote_for_client(ctx, &quote, flow);
-		quote.becomes.src = pkt->was.src;
-		pkt->becomes.dst = pkt->was.src;
-	} else {
+	quoted = kp_quoted(flow, from_client);
+	if (quoted == KP_QUOTED_OTHER)
 		return KP_PASS_DIRECT;
-	}
-	if (hairpin)
-		kp_forward_hairpin(ctx, flow->client_mac);
+	kp_quote_translate(ctx, &quote, flow, quoted);
+	if (!kp_error_way(ctx, flow, quoted))
+		return KP_PASS_DIRECT;
 	return kp_quote_rewrite(ctx, &quote);
 }

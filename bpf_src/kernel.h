@@ -33,8 +33,10 @@ char _license[] __attribute__((section("license"), used)) = "GPL";
 #undef __always_inline
 #define __always_inline inline __attribute__((always_inline))
 #define KP_INLINE static __always_inline
-/* Begins a program; bcc finds it, and the verifier its source lines, by this section. */
-#define KP_PROGRAM(name) __attribute__((section(KP_SECTION #name), used))
+/* Begins a program; bcc finds it, and the verifier its source lines, by this section. Its
+ * name may be a macro: the same source makes from_wire and from_wire_l3. */
+#define KP_TEXT(name) #name
+#define KP_PROGRAM(name) __attribute__((section(KP_SECTION KP_TEXT(name)), used))
 #define unlikely(x) __builtin_expect(!!(x), 0)
 #define likely(x) __builtin_expect(!!(x), 1)
 
@@ -49,6 +51,13 @@ char _license[] __attribute__((section("license"), used)) = "GPL";
 #define kp_ntohl(x) kp_htonl(x)
 
 /* Packet headers, as in RFC 791, 8200, 9293, 768, 792, 4443 and 9260. */
+
+/* Where the network header stands: on devices without an Ethernet header at the start. */
+#ifdef KP_NO_ETHERNET
+#define KP_L3 0
+#else
+#define KP_L3 14
+#endif
 
 enum {
 	KP_ETH_LEN = 14,
@@ -69,6 +78,7 @@ enum {
 	KP_TCP_SYN = 0x02,
 	KP_TCP_RST = 0x04,
 	KP_TCP_ACK = 0x10,
+	KP_PACKET_HOST = 0, /* __sk_buff.pkt_type: addressed to this machine */
 };
 
 struct kp_ethhdr {
@@ -133,6 +143,7 @@ static void *(*const kp_slot)(void *map, const void *index) =
 	(void *)BPF_FUNC_map_lookup_elem;
 static long (*const kp_update)(void *map, const void *key, const void *value, u64 flags) =
 	(void *)BPF_FUNC_map_update_elem;
+static long (*const kp_delete)(void *map, const void *key) = (void *)BPF_FUNC_map_delete_elem;
 static u64 (*const kp_jiffies)(void) = (void *)BPF_FUNC_jiffies64;
 static u64 (*const kp_clock_ns)(void) = (void *)BPF_FUNC_ktime_get_coarse_ns;
 static u32 (*const kp_random)(void) = (void *)BPF_FUNC_get_prandom_u32;
@@ -148,4 +159,20 @@ static long (*const kp_change_tail)(struct __sk_buff *skb, u32 len, u64 flags) =
 	(void *)BPF_FUNC_skb_change_tail;
 static long (*const kp_adjust_room)(struct __sk_buff *skb, int len, u32 mode, u64 flags) =
 	(void *)BPF_FUNC_skb_adjust_room;
+static long (*const kp_change_head)(struct __sk_buff *skb, u32 len, u64 flags) =
+	(void *)BPF_FUNC_skb_change_head;
+static long (*const kp_redirect)(u32 ifindex, u64 flags) = (void *)BPF_FUNC_redirect;
 static long (*const kp_redirect_peer)(u32 ifindex, u64 flags) = (void *)BPF_FUNC_redirect_peer;
+static long (*const kp_redirect_neigh)(u32 ifindex, const struct bpf_redir_neigh *hop, int size,
+				       u64 flags) = (void *)BPF_FUNC_redirect_neigh;
+static long (*const kp_fib_lookup)(struct __sk_buff *skb, struct bpf_fib_lookup *fib, int size,
+				   u32 flags) = (void *)BPF_FUNC_fib_lookup;
+static struct bpf_sock *(*const kp_tcp_socket)(struct __sk_buff *skb,
+					       const struct bpf_sock_tuple *tuple, u32 size,
+					       u64 netns, u64 flags) =
+	(void *)BPF_FUNC_skc_lookup_tcp;
+static struct bpf_sock *(*const kp_udp_socket)(struct __sk_buff *skb,
+					       const struct bpf_sock_tuple *tuple, u32 size,
+					       u64 netns, u64 flags) =
+	(void *)BPF_FUNC_sk_lookup_udp;
+static long (*const kp_release)(struct bpf_sock *socket) = (void *)BPF_FUNC_sk_release;

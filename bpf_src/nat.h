@@ -6,6 +6,7 @@
  */
 #pragma once
 #include "packet.h"
+#include "sctp.h"
 
 /* One's complement sum of what changes from `was` to `becomes` in an address. */
 KP_INLINE u64 kp_addr_diff(const struct kp_addr *was, const struct kp_addr *becomes, bool ipv6)
@@ -68,6 +69,13 @@ KP_INLINE bool kp_may_be_unfinished(struct kp_context *ctx, u16 check, u32 len)
 	       ((u16)(check + 1) <= 1 && (u16)(pseudo + 1) <= 1); /* 0xffff is 0 */
 }
 
+/* One's complement sum of what changes in the ports. */
+KP_INLINE u32 kp_ports_diff(const struct kp_packet *pkt)
+{
+	return (u16)~pkt->was.src_port + pkt->becomes.src_port + (u16)~pkt->was.dst_port +
+	       pkt->becomes.dst_port;
+}
+
 /* A finished one is moved in place; else the kernel's helper does it, which knows better
  * and costs as much as a lookup. What the device has summed up itself (CHECKSUM_COMPLETE,
  * skb->csum) covers the addresses and this field: in IPv4 the header checksum makes up
@@ -75,8 +83,7 @@ KP_INLINE bool kp_may_be_unfinished(struct kp_context *ctx, u16 check, u32 len)
 KP_INLINE int kp_rewrite_transport_checksum(struct kp_context *ctx, u32 addresses)
 {
 	struct kp_packet *pkt = ctx->pkt;
-	u32 ports = (u16)~pkt->was.src_port + pkt->becomes.src_port + (u16)~pkt->was.dst_port +
-		    pkt->becomes.dst_port;
+	u32 ports = kp_ports_diff(pkt);
 	u32 offset = pkt->l4 + (pkt->proto == KP_PROTO_TCP ? 16 : 6);
 	u64 flags = pkt->proto == KP_PROTO_UDP ? BPF_F_MARK_MANGLED_0 : 0;
 	u32 len = pkt->end - pkt->l4;
@@ -106,8 +113,7 @@ KP_INLINE int kp_rewrite_transport_checksum(struct kp_context *ctx, u32 addresse
 	}
 	if (kp_l4_csum(ctx->skb, offset, 0, addresses, flags | BPF_F_PSEUDO_HDR))
 		return KP_DROP_REWRITE;
-	if ((pkt->was.src_port != pkt->becomes.src_port ||
-	     pkt->was.dst_port != pkt->becomes.dst_port) &&
+	if (!kp_ports_equal(&pkt->was, &pkt->becomes) &&
 	    kp_l4_csum(ctx->skb, offset, 0, ports, flags))
 		return KP_DROP_REWRITE;
 	if (pkt->ipv6)
@@ -120,14 +126,14 @@ KP_INLINE int kp_rewrite_addresses(struct kp_context *ctx, u32 diff)
 	struct kp_packet *pkt = ctx->pkt;
 
 	if (pkt->ipv6) {
-		struct kp_ip6hdr *ip = kp_bytes(ctx, KP_ETH_LEN, sizeof(*ip));
+		struct kp_ip6hdr *ip = kp_bytes(ctx, KP_L3, sizeof(*ip));
 
 		if (!ip)
 			return KP_DROP_REWRITE;
 		kp_addr_to_ipv6(ip->src, &pkt->becomes.src);
 		kp_addr_to_ipv6(ip->dst, &pkt->becomes.dst);
 	} else {
-		struct kp_iphdr *ip = kp_bytes(ctx, KP_ETH_LEN, sizeof(*ip));
+		struct kp_iphdr *ip = kp_bytes(ctx, KP_L3, sizeof(*ip));
 
 		if (!ip)
 			return KP_DROP_REWRITE;
@@ -138,15 +144,29 @@ KP_INLINE int kp_rewrite_addresses(struct kp_context *ctx, u32 diff)
 	return KP_NEXT;
 }
 
-/* SCTP's checksum covers its ports with a CRC: they are never rewritten. */
+/* SCTP's checksum covers nothing of IP's header (sctp.h). What a device has summed up sees
+ * the ports, the checksum, and IPv6's addresses change. */
+KP_INLINE int kp_rewrite_sctp_checksum(struct kp_context *ctx, u32 addresses)
+{
+	struct kp_packet *pkt = ctx->pkt;
+	u64 diff;
+	int verdict = kp_sctp_move_checksum(ctx, &diff);
+
+	if (verdict != KP_NEXT)
+		return verdict;
+	diff += (pkt->ipv6 ? (u64)addresses : 0) + kp_ports_diff(pkt);
+	kp_csum_update(ctx->skb, kp_fold32(diff));
+	return KP_NEXT;
+}
+
 KP_INLINE int kp_rewrite_ports(struct kp_context *ctx)
 {
 	struct kp_packet *pkt = ctx->pkt;
 	__be16 *ports;
 
-	if (pkt->was.src_port == pkt->becomes.src_port && pkt->was.dst_port == pkt->becomes.dst_port)
+	if (kp_ports_equal(&pkt->was, &pkt->becomes))
 		return KP_NEXT;
-	if (pkt->proto != KP_PROTO_TCP && pkt->proto != KP_PROTO_UDP)
+	if (pkt->proto != KP_PROTO_TCP && pkt->proto != KP_PROTO_UDP && pkt->proto != KP_PROTO_SCTP)
 		return KP_DROP_REWRITE;
 	ports = kp_bytes(ctx, pkt->l4, 4);
 	if (!ports)
@@ -166,6 +186,10 @@ KP_INLINE int kp_rewrite(struct kp_context *ctx)
 
 	if (!later && (pkt->proto == KP_PROTO_TCP || pkt->proto == KP_PROTO_UDP)) {
 		verdict = kp_rewrite_transport_checksum(ctx, diff);
+		if (verdict != KP_NEXT)
+			return verdict;
+	} else if (!later && pkt->proto == KP_PROTO_SCTP) {
+		verdict = kp_rewrite_sctp_checksum(ctx, diff);
 		if (verdict != KP_NEXT)
 			return verdict;
 	} else if (pkt->ipv6) {

@@ -6,10 +6,12 @@
 #pragma once
 #include "kernel.h"
 #include "abi.h"
+#include "addr.h"
 #include "abi_assert.h"
 #include "maps.h"
 
 #define KP_NEXT (-1)
+#define KP_SEC_NS 1000000000ll
 
 /* No transport header starts behind this offset; every offset is masked to twice
  * that, which is how the verifier knows too. */
@@ -20,6 +22,9 @@
  * is not counted. */
 #define KP_TRACE_MARK3 0x6b706270
 #define KP_TRACE_MARK4 0x74726163
+
+/* Mark, in cb[2], of a packet that we have routed out: it comes by to_wire once more. */
+#define KP_ROUTED_MARK 0x6b70726f
 
 struct kp_tuple {
 	struct kp_addr src;
@@ -34,17 +39,26 @@ enum kp_fragment_kind {
 	KP_FRAGMENT_LATER, /* carries no ports */
 };
 
+/* How a packet goes on that does not just go its way. */
+enum kp_out {
+	KP_OUT_STACK, /* it just does */
+	KP_OUT_PEER, /* into the pod behind the interface, past both ends of its veth pair */
+	KP_OUT_DEVICE, /* leaves by the interface */
+	KP_OUT_NODE, /* enters by the interface once more, for the node's own sockets */
+	KP_OUT_ROUTE, /* leaves as the kernel's routes say: see route.h */
+};
+
 /* What is known of the packet so far. It lives in a per-CPU map, not on the stack:
  * the verifier follows every value on the stack down every path, and would try all
  * families times protocols times fragments; of a map's content it knows nothing. */
 struct kp_packet {
 	u64 cleared[0]; /* KP_CLEARED words from here are zero for every packet */
 	u32 steps; /* enum kp_step, one bit each */
-	u32 ifindex; /* deliver straight into the pod behind this interface; 0: to the stack */
+	u32 ifindex; /* of the interface that `out` is about */
 	u32 fragment_id; /* as it stands in the packet */
 	u32 end; /* offset behind the IP packet's last byte */
 	u16 l4; /* offset of the transport header */
-	u8 mac[6]; /* of the pod behind ifindex */
+	u8 out; /* enum kp_out */
 	u8 proto;
 	u8 ipv6;
 	u8 fragment; /* enum kp_fragment_kind */
@@ -53,9 +67,22 @@ struct kp_packet {
 	u8 icmp_error; /* an ICMP error: judged by the packet that it quotes */
 	u8 rewrite; /* becomes differs from was: to be written */
 	u8 trace; /* `kpbpf trace`: no map is changed */
+	u8 here; /* a new connection's backend is an endpoint of this node */
+	u8 masquerade; /* a new connection shows its backend another client */
+	u8 verdict; /* enum kp_verdict */
+	u8 blurred; /* see kp_blur */
+	u8 only_local; /* a new connection may only go to endpoints of this node */
 	struct kp_tuple was; /* as it came */
 	struct kp_tuple becomes; /* as it leaves, where `rewrite` says so */
-	u8 verdict; /* enum kp_verdict */
+	u8 mac[6]; /* of whoever gets it: a pod, or for KP_OUT_NODE the uplink */
+	u8 node_mac[6]; /* the node's, which a pod sees; not set by from_pod */
+	u32 transit; /* kp_route has left it to the stack, which is to masquerade: see kp_transit_put */
+	struct bpf_fib_lookup fib; /* question and answer of route.h */
+	struct kp_frontend_key where; /* a new connection: what it is for, and where that stands */
+	struct kp_frontend frontend;
+	struct kp_endpoint target; /* its backend's pod; no ifindex: none of this node */
+	struct kp_flow_key key; /* of its records, one after the other */
+	u8 sticky; /* its backend is the one that the client had last */
 };
 
 #define KP_CLEARED 4
@@ -105,36 +132,6 @@ KP_INLINE void kp_mac_copy(void *to, const void *from)
 	*(struct kp_mac *)to = *(const struct kp_mac *)from;
 }
 
-KP_INLINE bool kp_addr_equal(const struct kp_addr *a, const struct kp_addr *b)
-{
-	return a->word64[1] == b->word64[1] && a->word64[0] == b->word64[0];
-}
-
-/* Addresses are written and read as words of 8 bytes: a load that spans two smaller
- * stores waits for them. Packets hold them at even places; every architecture that
- * runs us takes such loads. */
-KP_INLINE void kp_addr_from_ipv4(struct kp_addr *addr, u32 ipv4)
-{
-	addr->word64[0] = 0;
-#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
-	addr->word64[1] = (u64)ipv4 << 32 | 0xffff0000;
-#else
-	addr->word64[1] = 0xffffull << 32 | ipv4;
-#endif
-}
-
-KP_INLINE void kp_addr_from_ipv6(struct kp_addr *addr, const u32 *ipv6)
-{
-	addr->word64[0] = *(const u64 *)ipv6;
-	addr->word64[1] = *(const u64 *)(ipv6 + 2);
-}
-
-KP_INLINE void kp_addr_to_ipv6(u32 *ipv6, const struct kp_addr *addr)
-{
-	*(u64 *)ipv6 = addr->word64[0];
-	*(u64 *)(ipv6 + 2) = addr->word64[1];
-}
-
 /* A field of the context. The verifier wants context + constant in one instruction,
  * which compilers like to split; so it is spelled out. */
 #define KP_CONTEXT(skb, field)                                                                 \
@@ -152,6 +149,15 @@ KP_INLINE void kp_addr_to_ipv6(u32 *ipv6, const struct kp_addr *addr)
 /* Keeps the compiler from working out addresses within what a pointer points to before
  * the pointer was compared with NULL, which the verifier refuses. */
 #define KP_OPAQUE(pointer) asm volatile("" : "+r"(pointer))
+
+/* The same value; but the verifier, which would follow both down every path from here on,
+ * knows it no more. For paths that few packets take. */
+KP_INLINE bool kp_blur(struct kp_context *ctx, bool value)
+{
+	ctx->pkt->blurred = value;
+	KP_FORGET();
+	return ctx->pkt->blurred;
+}
 
 KP_INLINE u32 kp_linear_len(const struct kp_context *ctx)
 {

@@ -10,7 +10,7 @@
 /* IPv6 extension headers walked (RFC 8200, 4.1 lists seven kinds, each once). */
 #define KP_EXTENSION_HEADERS 7
 /* Link, network and transport header without options. */
-#define KP_LINEAR (KP_ETH_LEN + sizeof(struct kp_ip6hdr) + sizeof(struct kp_tcphdr))
+#define KP_LINEAR (KP_L3 + sizeof(struct kp_ip6hdr) + sizeof(struct kp_tcphdr))
 
 enum {
 	KP_ICMP_ECHO_REPLY = 0,
@@ -104,11 +104,11 @@ KP_INLINE int kp_parse_l4(struct kp_context *ctx)
 	return KP_NEXT;
 }
 
-/* RFC 791. Multicast, broadcast and DHCP's unspecified source stay with the host. */
+/* RFC 791. Multicast, broadcast and what is unspecified (DHCP's source) stay with the host. */
 KP_INLINE int kp_parse_ipv4(struct kp_context *ctx)
 {
 	struct kp_packet *pkt = ctx->pkt;
-	struct kp_iphdr *ip = kp_bytes(ctx, KP_ETH_LEN, sizeof(*ip));
+	struct kp_iphdr *ip = kp_bytes(ctx, KP_L3, sizeof(*ip));
 	u32 header, total;
 
 	if (!ip)
@@ -116,20 +116,20 @@ KP_INLINE int kp_parse_ipv4(struct kp_context *ctx)
 	header = (ip->version_ihl & 0xf) * 4;
 	total = kp_ntohs(ip->total_len);
 	if (!total && ctx->skb->gso_size) /* BIG TCP: longer than the field can say */
-		total = ctx->skb->len - KP_ETH_LEN;
+		total = ctx->skb->len - KP_L3;
 	if (ip->version_ihl >> 4 != 4 || header < sizeof(*ip) || total < header)
 		return KP_DROP_BAD_IP;
-	if (KP_ETH_LEN + total > ctx->skb->len)
+	if (KP_L3 + total > ctx->skb->len)
 		return KP_DROP_SHORT;
 	if ((ip->dst & kp_htonl(0xf0000000)) == kp_htonl(0xe0000000) || ip->dst == 0xffffffff ||
-	    !ip->src)
+	    !ip->src || !ip->dst)
 		return KP_PASS_NOT_OURS;
 	kp_addr_from_ipv4(&pkt->was.src, ip->src);
 	kp_addr_from_ipv4(&pkt->was.dst, ip->dst);
 	pkt->proto = ip->proto;
 	pkt->ttl = ip->ttl;
-	pkt->l4 = KP_ETH_LEN + header;
-	pkt->end = KP_ETH_LEN + total;
+	pkt->l4 = KP_L3 + header;
+	pkt->end = KP_L3 + total;
 	if (unlikely(ip->frag & kp_htons(0x3fff))) {
 		pkt->fragment = ip->frag & kp_htons(0x1fff) ? KP_FRAGMENT_LATER : KP_FRAGMENT_FIRST;
 		pkt->fragment_id = ip->id;
@@ -184,25 +184,26 @@ KP_INLINE int kp_parse_extensions(struct kp_context *ctx)
 KP_INLINE int kp_parse_ipv6(struct kp_context *ctx)
 {
 	struct kp_packet *pkt = ctx->pkt;
-	struct kp_ip6hdr *ip = kp_bytes(ctx, KP_ETH_LEN, sizeof(*ip));
+	struct kp_ip6hdr *ip = kp_bytes(ctx, KP_L3, sizeof(*ip));
 
 	if (!ip)
 		return KP_DROP_SHORT;
 	if ((ip->version_class_label & kp_htonl(0xf0000000)) != kp_htonl(0x60000000))
 		return KP_DROP_BAD_IP;
-	if (KP_ETH_LEN + sizeof(*ip) + kp_ntohs(ip->payload_len) > ctx->skb->len)
+	if (KP_L3 + sizeof(*ip) + kp_ntohs(ip->payload_len) > ctx->skb->len)
 		return KP_DROP_SHORT;
 	if ((ip->dst[0] & kp_htonl(0xff000000)) == kp_htonl(0xff000000) ||
 	    (ip->dst[0] & kp_htonl(0xffc00000)) == kp_htonl(0xfe800000) ||
 	    (ip->src[0] & kp_htonl(0xffc00000)) == kp_htonl(0xfe800000) ||
-	    !(ip->src[0] | ip->src[1] | ip->src[2] | ip->src[3]))
+	    !(ip->src[0] | ip->src[1] | ip->src[2] | ip->src[3]) ||
+	    !(ip->dst[0] | ip->dst[1] | ip->dst[2] | ip->dst[3]))
 		return KP_PASS_NOT_OURS;
 	kp_addr_from_ipv6(&pkt->was.src, ip->src);
 	kp_addr_from_ipv6(&pkt->was.dst, ip->dst);
 	pkt->ipv6 = 1;
 	pkt->proto = ip->next;
 	pkt->ttl = ip->hop_limit;
-	pkt->l4 = KP_ETH_LEN + sizeof(*ip);
+	pkt->l4 = KP_L3 + sizeof(*ip);
 	pkt->end = pkt->l4 + kp_ntohs(ip->payload_len);
 	if (!ip->payload_len && ctx->skb->gso_size) /* BIG TCP */
 		pkt->end = ctx->skb->len;

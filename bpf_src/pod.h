@@ -17,7 +17,8 @@ KP_INLINE bool kp_source_is_own(struct kp_context *ctx)
 	return pod && pod->ifindex == ctx->skb->ifindex;
 }
 
-/* Where a flow's packets are handed over; NULL: that end is no pod of this node. */
+/* Where a flow's packets are handed over; NULL: that end is no pod of this node, and there
+ * is room for the node's address that the pod at the other end sees. */
 KP_INLINE void kp_flow_ends(struct kp_flow *flow, const struct kp_endpoint *client,
 			    const struct kp_endpoint *backend)
 {
@@ -26,7 +27,11 @@ KP_INLINE void kp_flow_ends(struct kp_flow *flow, const struct kp_endpoint *clie
 	flow->client_ifindex = client ? client->ifindex : 0;
 	if (client)
 		kp_mac_copy(flow->client_mac, client->pod_mac);
+	else if (backend)
+		kp_mac_copy(flow->client_mac, backend->node_mac);
 	flow->backend_ifindex = backend ? backend->ifindex : 0;
 	if (backend)
 		kp_mac_copy(flow->backend_mac, backend->pod_mac);
+	else if (client)
+		kp_mac_copy(flow->backend_mac, client->node_mac);
 }

@@ -13,6 +13,9 @@ KP_INLINE int kp_to_pod_new(struct kp_context *ctx, struct kp_flow_key *key, boo
 {
 	struct kp_flow flow = kp_flow_fresh(ctx, high);
 
+	if (ctx->pkt->proto == KP_PROTO_TCP && ctx->pkt->control & KP_TCP_RST)
+		return KP_PASS_DIRECT; /* a connection's end, and no beginning */
+	flow.flags |= KP_FLOW_BY_STACK;
 	flow.backend_ifindex = ctx->skb->ifindex;
 	if (kp_flow_put(ctx, key, &flow, BPF_ANY) != KP_NEXT)
 		return KP_DROP_FLOW_TABLE;
@@ -56,7 +59,7 @@ KP_PROGRAM(to_pod) int to_pod(struct __sk_buff *skb)
 		return KP_ACT_DROP;
 	verdict = kp_enter(&ctx);
 	if (verdict == KP_NEXT)
-		verdict = ctx.pkt->icmp_error ? kp_icmp_error_to_pod(&ctx) : kp_to_pod(&ctx);
+		verdict = ctx.pkt->icmp_error ? kp_icmp_error(&ctx) : kp_to_pod(&ctx);
 	ctx.pkt->verdict = verdict;
 	KP_FORGET();
 	if (ctx.pkt->rewrite)

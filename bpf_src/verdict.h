@@ -61,7 +61,29 @@ KP_INLINE void kp_note_rewriting(struct kp_context *ctx, int verdict)
 		kp_step(ctx, KP_STEP_SOURCE_PORT);
 }
 
-/* A refused packet was turned into its answer and goes back by ctx->pkt->ifindex. */
+/* The next hop is the one that route.h was told: so the kernel keeps that neighbour fresh. */
+KP_INLINE int kp_leave_by_route(struct kp_context *ctx)
+{
+	struct kp_packet *pkt = ctx->pkt;
+	struct bpf_redir_neigh hop = {.nh_family = pkt->fib.family};
+
+	*(volatile u32 *)&ctx->skb->cb[2] = KP_ROUTED_MARK;
+	__builtin_memcpy(hop.ipv6_nh, pkt->fib.ipv6_dst, sizeof(hop.ipv6_nh));
+	return kp_redirect_neigh(pkt->ifindex, &hop, sizeof(hop), 0);
+}
+
+KP_INLINE int kp_leave(struct kp_context *ctx)
+{
+	struct kp_packet *pkt = ctx->pkt;
+
+	if (likely(pkt->out == KP_OUT_PEER))
+		return kp_redirect_peer(pkt->ifindex, 0);
+	if (pkt->out == KP_OUT_ROUTE)
+		return kp_leave_by_route(ctx);
+	return kp_redirect(pkt->ifindex, pkt->out == KP_OUT_NODE ? BPF_F_INGRESS : 0);
+}
+
+/* A refused packet was turned into its answer and goes back as ctx->pkt->out says. */
 KP_INLINE int kp_end(struct kp_context *ctx, int verdict)
 {
 	struct kp_packet *pkt = ctx->pkt;
@@ -75,7 +97,7 @@ KP_INLINE int kp_end(struct kp_context *ctx, int verdict)
 		if (verdict >= KP_DROP_SHORT)
 			kp_remember_drop(ctx, verdict);
 	}
-	if (pkt->ifindex)
-		return kp_redirect_peer(pkt->ifindex, 0);
+	if (pkt->out)
+		return kp_leave(ctx);
 	return verdict >= KP_DROP_SHORT ? KP_ACT_DROP : KP_ACT_PASS;
 }

@@ -1,6 +1,6 @@
-"""The pods of this node at work: PodsController, the kernel's news, and a loop, put together.
+"""The pods and uplinks of this node at work: controllers, the kernel's news, and a loop.
 
-Holds the wiring and the rhythm, no decisions: those are in `pods` and `endpoints`.
+Holds the wiring and the rhythm, no decisions: those are in `pods`, `endpoints` and `uplinks`.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from controllers.endpoints import Endpoints
 from controllers.hooks import KernelHooks, Macs
 from controllers.loop import Loop
 from controllers.pods import PodsController, Tell
+from controllers.uplinks import Uplinks
 from kpbpf.datapath.locate import Locator
-from kpbpf.datapath.monitor import EVERYTHING, FILTERS, Monitor
+from kpbpf.datapath.monitor import ADDRESSES, EVERYTHING, FILTERS, NEIGHBOURS, Monitor
 from kpbpf.home import Home
 from maps.table import Tables
 
@@ -26,15 +27,18 @@ RECONCILE_LONGEST_SEC = 5.0
 FILTERS_DELAY_SEC = 0.1
 """News of filters comes in rows, most of it of what we did ourselves."""
 
-PODS, ENDPOINTS = "pods", "endpoints"
+NETWORK_DELAY_SEC = 0.05
+"""News of interfaces, addresses and routes, too."""
+
+PODS, ENDPOINTS, UPLINKS, WIRE = "pods", "endpoints", "uplinks", "programs of uplinks"
 """What the work is called in the loop."""
 
 
 class Following:
-    """Keeps the endpoints of this node right, by the API's Pods and by the kernel's news.
+    """Keeps endpoints and uplinks of this node right, by the API and by the kernel's news.
 
     Make it where `hooks` are at hand, made with `followed=True`; tell `pods` of every change of a
-    Pod and call `wake`; call `pods.synced()` once all Pods were read. `start`
+    Pod, `uplinks` of the Node's, and call `wake`; call `synced` of both once all was read. `start`
     first puts right what is there, in the calling thread. Everything else runs in the loop.
     """
 
@@ -46,6 +50,7 @@ class Following:
         node_name: str,
         tell: Tell,
         prefixes: Sequence[str] = (),
+        uplinks: Uplinks | None = None,
     ) -> None:
         self._hooks = hooks
         self._locator = Locator(prefixes)
@@ -53,6 +58,7 @@ class Following:
         self._monitor = Monitor(self._heard)
         endpoints = Endpoints(home, tables, hooks)
         self.pods = PodsController(endpoints, self._locator.locate, tell, node_name)
+        self.uplinks = uplinks
         self._loop: Loop | None = None
 
     def start(self, loop: Loop) -> Self:
@@ -61,13 +67,15 @@ class Following:
         self.reconcile()
         self._monitor.start()
         loop.every(RECONCILE_SEC, ENDPOINTS, self.reconcile, RECONCILE_LONGEST_SEC)
+        loop.every(RECONCILE_SEC, WIRE, self.reconcile_uplinks, RECONCILE_LONGEST_SEC)
         self.wake()
         return self
 
     def wake(self) -> None:
-        """There is something to do for pods; from any thread."""
+        """There is something to do for pods or uplinks; from any thread."""
         if self._loop is not None:
             self._loop.add(PODS, self.work)
+            self._loop.add(UPLINKS, self.work_on_uplinks)
 
     def work(self) -> None:
         """Find and attach what is due, and come back when more is."""
@@ -76,6 +84,13 @@ class Following:
         if again_sec is not None and self._loop is not None:
             self._loop.add(PODS, self.work, again_sec)
 
+    def work_on_uplinks(self) -> None:
+        """Find and attach uplinks, where something changed, and come back when more is due."""
+        self._take_news()
+        again_sec = self.uplinks.work() if self.uplinks else None
+        if again_sec is not None and self._loop is not None:
+            self._loop.add(UPLINKS, self.work_on_uplinks, again_sec)
+
     def reconcile(self) -> None:
         """Put right interfaces that vanished and programs that were removed."""
         self._take_news()
@@ -83,12 +98,20 @@ class Following:
         if self.pods.unsettled:
             self.wake()
 
+    def reconcile_uplinks(self) -> None:
+        """The same for uplinks."""
+        self._take_news()
+        if self.uplinks:
+            self.uplinks.reconcile()
+
     def close(self) -> None:
         """Listen no more; call it after the loop has ended."""
         self._monitor.close()
         self._locator.close()
         self._macs.close()
         self._hooks.close()
+        if self.uplinks:
+            self.uplinks.close()
 
     def _take_news(self) -> None:
         news = self._monitor.take()
@@ -96,6 +119,8 @@ class Following:
         if news.links or news.everything:
             self._locator.forget()
         self.pods.heard(news)
+        if self.uplinks:
+            self.uplinks.heard(news)
 
     def _heard(self, reasons: frozenset[str]) -> None:
         """In the monitor's thread."""
@@ -103,5 +128,8 @@ class Following:
             return
         if reasons & {FILTERS, EVERYTHING}:
             self._loop.add(ENDPOINTS, self.reconcile, FILTERS_DELAY_SEC)
-        if reasons - {FILTERS}:
+            self._loop.add(WIRE, self.reconcile_uplinks, FILTERS_DELAY_SEC)
+        if reasons - {FILTERS, ADDRESSES}:
             self._loop.add(PODS, self.work)
+        if reasons - {FILTERS, NEIGHBOURS}:
+            self._loop.add(UPLINKS, self.work_on_uplinks, NETWORK_DELAY_SEC)

@@ -73,6 +73,18 @@ class FoundPod(Protocol):
         """Why its programs could not be attached; "" when they are."""
 
 
+class FoundUplink(Protocol):
+    """What is told of an uplink; controllers.uplinks.UplinkStatus is one."""
+
+    @property
+    def ifname(self) -> str:
+        """Name of the interface."""
+
+    @property
+    def why_not(self) -> str:
+        """Why its programs could not be attached; "" when they are."""
+
+
 @dataclass(slots=True)
 class Observed:
     """The daemon's notes; each field is written by one thread. Times are time.time()."""
@@ -95,6 +107,7 @@ class Observed:
     """Work that fails now, and how often in a row."""
     maps: Collection[MapRow] = ()
     pods: Collection[FoundPod] = ()
+    uplinks: Collection[FoundUplink] = ()
     program_loads: int = 0
     """Times the loader had to compile and load."""
     program_swaps: int = 0
@@ -119,7 +132,7 @@ def families(tables: Tables, seen: Observed) -> Iterator[Family]:
     yield from _maps(seen.maps)
     yield from _flows(seen)
     yield from _reflectors(seen, time.time())
-    yield from _pods(seen)
+    yield from _places(seen)
 
 
 def _daemon(tables: Tables, seen: Observed) -> Iterator[Family]:
@@ -230,8 +243,9 @@ def _reflectors(seen: Observed, now: float) -> Iterator[Family]:
         yield Family(f"kpbpf_reflector_{name}", about, kind, ("resource",), samples)
 
 
-def _pods(seen: Observed) -> Iterator[Family]:
-    """Pods of this node: those that have our programs, and those that should."""
+def _places(seen: Observed) -> Iterator[Family]:
+    """Pods and uplinks: those that have our programs, and those that should."""
+    off = sum(1 for uplink in seen.uplinks if uplink.why_not)
     attached = Counter(dict.fromkeys(FOUND, 0))
     attached.update(pod.found for pod in seen.pods if not pod.why_not)
     about = "Pods of this node with programs attached, by how their interface was found."
@@ -240,6 +254,11 @@ def _pods(seen: Observed) -> Iterator[Family]:
     about = "Pods of this node that should have programs attached and have not."
     without = sum(1 for pod in seen.pods if pod.why_not)
     yield _one("kpbpf_pods_not_attached", about, "gauge", without)
+    for name, about, number in (
+        ("kpbpf_uplinks_attached", "Uplinks with programs attached.", len(seen.uplinks) - off),
+        ("kpbpf_uplinks_not_attached", "Uplinks that should have programs and have not.", off),
+    ):
+        yield _one(name, about, "gauge", number)
     about = "Programs attached again, because somebody had removed them."
     yield _one("kpbpf_reattachments", about, "counter", seen.reattachments)
 

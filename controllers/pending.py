@@ -62,6 +62,10 @@ class Pending:
         """Services that wait, held ones included."""
         return len(self._due) + len(self._held) + len(self._failing)
 
+    def __contains__(self, path: str) -> bool:
+        """Whether a Service waits."""
+        return path in self._due or path in self._held or path in self._failing
+
     # ---- what changed -----------------------------------------------------------------------
 
     def service_changed(self, path: str) -> None:

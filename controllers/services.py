@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from controllers.claims import Claims
 from controllers.findings import Findings
+from controllers.known import Known
 from controllers.pending import Pending
 from controllers.view import View
 from kpbpf import log
@@ -22,6 +23,7 @@ from kpbpf.compile.services import compile_service, frontends_of, service_of
 from kpbpf.errors import MapFull, Problem, Retry
 from kpbpf.kube.source import Unread
 from kpbpf.model.endpoint import EndpointSlice
+from kpbpf.model.event import Event
 from kpbpf.model.objects import Key, Node
 from kpbpf.model.service import Service
 from maps.sync import HOUSEKEEPING, Report, ServiceSync
@@ -65,7 +67,8 @@ class ServicesController:
     names what could not be read since the start. As long as that has places, the Services that a
     process before this one served lose nothing: what seems to be gone may be there. Then only the
     Services that it names. From then on the source keeps the last good state of whatever becomes
-    unreadable. `clock` is monotonic, `started` when the process began (Unix seconds).
+    unreadable. `clock` is monotonic, `started` when the process began (Unix seconds). `tell` is
+    for what the owner of a Service should know.
     All calls come from one thread.
     """
 
@@ -78,6 +81,7 @@ class ServicesController:
         unread: Callable[[], Unread] = Unread,
         clock: Callable[[], float] = time.monotonic,
         started: float | None = None,
+        tell: Callable[[Event], None] = lambda event: None,
     ) -> None:
         self._sync = ServiceSync(tables)
         self._writer_lock = writer_lock
@@ -88,12 +92,12 @@ class ServicesController:
         self._slices: dict[Key, EndpointSlice] = {}
         self._slices_of: dict[str, tuple[EndpointSlice, ...]] = {}
         self._ports: dict[str, tuple[str, ...]] = {}
-        self._claims = Claims()
+        self._claims = Claims(lambda path: self._services[path].created)
         self._port_count = 0
         self._leaving: set[str] = set()
         self._failed: dict[str, Exception] = {}
         self._writes = 0
-        self._findings = Findings(self._claims, self._view, where)
+        self._findings = Findings(self._claims, self._view, where, self._services.get, tell)
         self._first = True
 
     # ---- what changed -----------------------------------------------------------------------
@@ -110,14 +114,19 @@ class ServicesController:
     def _service_changed(self, key: Key, service: Service | None) -> None:
         path = key.path
         before = self._services.get(path)
-        touched = self._claims.change(path, frontends_of(before), frontends_of(service))
+        claimed, claims = frontends_of(before), frontends_of(service)
+        touched: set[str] = set()
+        if before is not None and service is not None and before.created != service.created:
+            # Another one of the same name: it stands behind those that were made meanwhile.
+            touched, claimed = self._claims.change(path, claimed, {}), {}
+        if service is not None:
+            self._services[path] = service
+        touched |= self._claims.change(path, claimed, claims)
+        if service is None:
+            self._services.pop(path, None)
         self._pending.service_changed(path)
         for other in sorted(touched):
             self._pending.touched(other)
-        if service is None:
-            self._services.pop(path, None)
-        else:
-            self._services[path] = service
 
     def _slice_changed(self, key: Key, slice_: EndpointSlice | None) -> None:
         before = self._slices.pop(key, None)
@@ -139,9 +148,11 @@ class ServicesController:
             self._pending.slice_gone(left)
 
     def _node_changed(self, node: Node) -> None:
-        """A new zone may mean other endpoints for every Service (A18)."""
-        if node.zone != self._node.zone:
-            for path in self._services:
+        """A new zone may mean other endpoints (A18), a new address other source ranges (A30)."""
+        zone = node.zone != self._node.zone
+        addresses = node.addresses != self._node.addresses
+        for path, service in self._services.items():
+            if zone or (addresses and service.source_ranges):
                 self._pending.touched(path)
         self._node = node
 
@@ -249,6 +260,27 @@ class ServicesController:
             no_local_internal=no_local_internal,
             no_local_external=no_local_external,
             writes=self._writes,
+        )
+
+    def models(self) -> list[Service]:
+        """Every Service that a source names, in no order."""
+        return list(self._services.values())
+
+    def known(self, path: str) -> Known | None:
+        """All about one Service, for people who ask; None when no source names it."""
+        service = self._services.get(path)
+        if service is None:
+            return None
+        return Known(
+            service,
+            tuple(sorted(self._slices_of.get(path, ()), key=attrgetter("name"))),
+            self._node,
+            lost=[(key, holder) for loser, key, holder in self._claims.lost() if loser == path],
+            waiting=path in self._pending,
+            failed={
+                name: str(error) for name, error in self._failed.items() if service_of(name) == path
+            },
+            held=self._findings.held(path),
         )
 
     def programmed(self) -> list[float]:

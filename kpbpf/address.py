@@ -14,6 +14,9 @@ MAPPED = bytes(10) + b"\xff\xff"
 
 ZERO: Address = bytes(16)
 
+UNSPECIFIED4: Address = MAPPED + bytes(4)
+"""0.0.0.0, as ZERO is ::."""
+
 
 def from_text(text: str) -> Address:
     """Read "10.0.0.1" or "fd00::1"; ValueError on anything else, leading zeros included."""
@@ -33,6 +36,23 @@ def from_text_sloppy(text: str) -> Address:
     if not all(part.isascii() and part.isdecimal() for part in parts):
         raise ValueError(f"{text!r} is not an IP address")
     return from_text(".".join(part.lstrip("0") or "0" for part in parts))
+
+
+def block_from_text(text: str) -> tuple[Address, int]:
+    """Read "10.0.0.0/8" or "fd00::/64" as base, host bits cleared, and prefix length of 128."""
+    host, slash, length = text.partition("/")
+    base = from_text_sloppy(host)
+    prefix = int(length) + (0 if ":" in host else 96)
+    if not slash or prefix > 128:
+        raise ValueError(f"{text!r} is not a block of addresses")
+    cleared = int.from_bytes(base, "big") >> (128 - prefix) << (128 - prefix)
+    return cleared.to_bytes(16, "big"), prefix
+
+
+def lies_in(address: Address, base: Address, prefix: int) -> bool:
+    """Whether an address lies in a block as `block_from_text` gives it."""
+    difference = int.from_bytes(address, "big") ^ int.from_bytes(base, "big")
+    return difference >> (128 - prefix) == 0
 
 
 def to_text(address: Address) -> str:

@@ -125,6 +125,18 @@ class MissingBpffs(Fix):
         )
 
 
+class NoCgroup(Fix):
+    """The root of the cgroup2 hierarchy cannot be reached; `why` says what was tried."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(
+            "socket load balancing has no cgroup to attach to",
+            f"{why}; until then processes of this node reach Services packet by packet",
+            "mount -t cgroup2 none /sys/fs/cgroup/unified (in a container: give it the node's "
+            "/sys/fs/cgroup as a volume), or choose --socket-lb=off",
+        )
+
+
 class NotRoot(Fix):
     """The kernel did not permit it; `attempted` is what was tried."""
 

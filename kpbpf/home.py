@@ -20,6 +20,9 @@ _FLOCK = struct.Struct("hhlli")
 
 _WHOLE_FILE = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
 
+_SOCKET_PATH_BYTES = 107
+"""sun_path of unix(7), without the zero at its end."""
+
 PINS = Path("/sys/fs/bpf/kpbpf")
 RUN = Path("/run/kpbpf")
 
@@ -63,6 +66,11 @@ class Home(NamedTuple):
     def status_file(self) -> Path:
         """What the daemon last knew, as JSON; replaced in whole."""
         return self.run / "status.json"
+
+    @property
+    def socket_file(self) -> Path:
+        """Where a running daemon answers questions of the command line; for root only."""
+        return self.run / "daemon.sock"
 
     @property
     def by_hand(self) -> Path:
@@ -122,6 +130,20 @@ def is_locked(path: Path) -> bool:
     finally:
         os.close(fd)
     return bool(_FLOCK.unpack(found)[0] != fcntl.F_UNLCK)
+
+
+@contextmanager
+def socket_path(path: str) -> Iterator[str]:
+    """Name a Unix socket to the kernel, which takes 107 bytes: a longer path by its directory."""
+    if len(os.fsencode(path)) <= _SOCKET_PATH_BYTES:
+        yield path
+        return
+    directory, name = os.path.split(path)
+    fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{fd}/{name}"
+    finally:
+        os.close(fd)
 
 
 class _WriterLock:

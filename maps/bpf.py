@@ -11,22 +11,24 @@ import os
 import struct
 from collections.abc import Iterable, Iterator
 from functools import cache
+from pathlib import Path
 from typing import NamedTuple
 
 _NUMBERS = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "ppc64le": 361, "s390x": 351}
 _NUMBER = _NUMBERS.get(os.uname().machine, 280)
 
 (_MAP_CREATE, _MAP_LOOKUP, _MAP_UPDATE, _MAP_DELETE, _MAP_GET_NEXT_KEY) = range(5)
-(_OBJ_PIN, _OBJ_GET) = (6, 7)
+(_PROG_LOAD, _OBJ_PIN, _OBJ_GET, _PROG_ATTACH, _PROG_DETACH) = range(5, 10)
 (_PROG_TEST_RUN, _OBJ_GET_INFO_BY_FD, _PROG_QUERY) = (10, 15, 16)
 (_MAP_LOOKUP_BATCH, _MAP_UPDATE_BATCH, _MAP_DELETE_BATCH) = (24, 26, 27)
 (_LINK_CREATE, _LINK_UPDATE, _LINK_DETACH) = (28, 29, 34)
 _MAP_FREEZE = 22  # Linux 5.2
 
-ANY = 0
-NOEXIST = 1
-TCX_INGRESS = 46
-TCX_EGRESS = 47
+ANY, NOEXIST = 0, 1
+TCX_INGRESS, TCX_EGRESS = 46, 47
+F_ALLOW_MULTI = 1 << 1
+F_REPLACE = 1 << 2
+"""At a cgroup: beside programs of others; in the place of one that is there (Linux 5.6)."""
 F_BEFORE = 1 << 3
 """With no relative program: at the head of the list."""
 
@@ -39,7 +41,7 @@ ENOTSUPP = 524
 
 _BPFFS_MAGIC = 0xCAFE4A11
 _LINK_INFO = struct.Struct("=III4xII")
-_CHUNK = 4096
+_CHUNK, _GPL = 4096, b"GPL\0"
 
 Buffer = bytes | bytearray | memoryview
 
@@ -96,8 +98,7 @@ class TestRun(NamedTuple):
 def _bpf(command: int, attr: bytearray) -> int:
     result: int = _syscall(_NUMBER, command, _address(attr), len(attr))
     if result < 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
+        raise OSError(number := ctypes.get_errno(), os.strerror(number))
     return result
 
 
@@ -175,17 +176,16 @@ def prog_info(fd: int) -> ProgramInfo:
 @cache
 def possible_cpus() -> int:
     """Count the CPUs that a per-CPU map has a value for, absent ones included."""
-    with open("/sys/devices/system/cpu/possible") as file:  # noqa: PTH123
-        return int(file.read().replace("-", ",").split(",")[-1]) + 1
+    text = Path("/sys/devices/system/cpu/possible").read_text()
+    return int(text.replace("-", ",").split(",")[-1]) + 1
 
 
 def map_create(
     kind: int, key_size: int, value_size: int, entries: int, flags: int, name: str
 ) -> int:
     """Make a map, without BTF; the kernel keeps 15 characters of its name."""
-    cut = name.encode()[:15]
     numbers = (kind, key_size, value_size, entries, flags, 0, 0)
-    return _bpf(_MAP_CREATE, _attr("=7I16s28x", *numbers, cut))
+    return _bpf(_MAP_CREATE, _attr("=7I16s28x", *numbers, name.encode()[:15]))
 
 
 def lookup(fd: int, key: bytes, size: int) -> bytes | None:
@@ -304,6 +304,12 @@ def items(fd: int, key_size: int, size: int) -> Iterator[tuple[bytes, bytes]]:
 # ---- programs and links -------------------------------------------------------------------
 
 
+def prog_load(kind: int, name: str, instructions: bytes, attach_type: int) -> int:
+    """Have the verifier look at a program; return its file descriptor, OSError if refused."""
+    head = kind, len(instructions) // 8, _address(instructions), _address(_GPL)
+    return _bpf(_PROG_LOAD, _attr("=IIQQ24x16sII", *head, name.encode()[:15], 0, attach_type))
+
+
 def prog_test_run(
     fd: int, data: bytes, context: bytes = b"", repeat: int = 1, out_size: int = 0, flags: int = 0
 ) -> TestRun:
@@ -316,30 +322,21 @@ def prog_test_run(
     context_out = bytearray(len(context))
     addresses = (_address(data), _address(out))
     contexts = (len(context), len(context_out), _address(context), _address(context_out))
-    attr = _attr(
-        "=IIIIQQIIIIQQIIII",
-        fd,
-        0,
-        len(data),
-        len(out),
-        *addresses,
-        repeat,
-        0,
-        *contexts,
-        flags,
-        0,
-        0,
-        0,
-    )
+    numbers = (fd, 0, len(data), len(out), *addresses, repeat, 0, *contexts, flags)
+    attr = _attr("=4I2Q4I2QI12x", *numbers)
     _bpf(_PROG_TEST_RUN, attr)
     _, retval, _, length = struct.unpack_from("=IIII", attr)
     duration, _, context_length = struct.unpack_from("=III", attr, 36)
     return TestRun(retval, bytes(out[:length]), bytes(context_out[:context_length]), duration)
 
 
-def link_create(program_fd: int, ifindex: int, attach_type: int, flags: int = 0) -> int:
-    """Attach by a tcx link, in the calling thread's network namespace; EINVAL before 6.6."""
-    return _bpf(_LINK_CREATE, _attr("=IIII32x", program_fd, ifindex, attach_type, flags))
+def link_create(program_fd: int, target: int, attach_type: int, flags: int = 0) -> int:
+    """Attach by a link, to an interface or a cgroup.
+
+    tcx: `target` is an ifindex of the calling thread's network namespace; EINVAL before Linux
+    6.6. cgroup: it is the file descriptor of its directory; Linux 5.7.
+    """
+    return _bpf(_LINK_CREATE, _attr("=IIII32x", program_fd, target, attach_type, flags))
 
 
 def link_update(link_fd: int, program_fd: int) -> None:
@@ -366,18 +363,37 @@ def link_infos(fds: Iterable[int]) -> list[LinkInfo]:
     for fd in fds:
         struct.pack_into("=II", attr, 0, fd, len(found))
         if _syscall(_NUMBER, _OBJ_GET_INFO_BY_FD, at, len(attr)) < 0:
-            number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number))
+            raise OSError(number := ctypes.get_errno(), os.strerror(number))
         infos.append(LinkInfo._make(_LINK_INFO.unpack_from(found)))
     return infos
 
 
-def query(ifindex: int, attach_type: int) -> list[tuple[int, int]]:
-    """List (program id, link id or 0) at a tcx hook, in the order in which they run."""
+def link_cgroup(fd: int) -> int:
+    """Ask which cgroup a link joins, by the inode of its directory; 0: none any more."""
+    cgroup: int = struct.unpack_from("=Q", _info(fd, 64), 16)[0]
+    return cgroup
+
+
+def prog_attach(program_fd: int, cgroup_fd: int, attach_type: int, replaced_fd: int = -1) -> None:
+    """Attach to a cgroup without a link, in the place of a program or beside all others."""
+    flags = F_ALLOW_MULTI | (F_REPLACE if replaced_fd >= 0 else 0)
+    numbers = (cgroup_fd, program_fd, attach_type, flags, max(replaced_fd, 0))
+    _bpf(_PROG_ATTACH, _attr("=5I", *numbers))
+
+
+def prog_detach(program_fd: int, cgroup_fd: int, attach_type: int) -> None:
+    """Take one program off a cgroup; FileNotFoundError when it is not there."""
+    _bpf(_PROG_DETACH, _attr("=3I", cgroup_fd, program_fd, attach_type))
+
+
+def query(target: int, attach_type: int, tcx: bool = True) -> list[tuple[int, int]]:
+    """List (program id, link id or 0) in the order in which they run; `target` as in link_create.
+
+    At a cgroup, which is asked with tcx=False, link ids are 0: before Linux 6.6 nobody knows them.
+    """
     ids, links = bytearray(4 * 64), bytearray(4 * 64)
-    attr = _attr(
-        "=IIIIQIIQQQQ", ifindex, attach_type, 0, 0, _address(ids), 64, 0, 0, _address(links), 0, 0
-    )
+    found = _address(links) if tcx else 0
+    attr = _attr("=IIIIQIIQQQQ", target, attach_type, 0, 0, _address(ids), 64, 0, 0, found, 0, 0)
     _bpf(_PROG_QUERY, attr)
     count: int = struct.unpack_from("=I", attr, 24)[0]
     programs = struct.unpack_from(f"={count}I", ids)

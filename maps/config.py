@@ -3,6 +3,8 @@
 Writers hold the home's writer lock: the entry is read, changed and written back in whole.
 """
 
+from typing import NamedTuple, Self
+
 from kpbpf import address
 from maps.abi import STATES, Config, ConfigFlag, State
 from maps.layout import U32
@@ -31,6 +33,22 @@ TIMEOUT_SEC = {
 HAIRPIN4 = address.from_text("169.254.107.112")
 HAIRPIN6 = address.from_text("fd6b:7062:7066::1")
 
+MASQUERADE_PORTS = (10240, 29999)
+"""Source ports of masqueraded connections: below NodePorts and the ports of local sockets."""
+
+
+class Span(NamedTuple):
+    """Numbers from the first to the last; both 0 for none."""
+
+    first: int = 0
+    last: int = 0
+
+    @classmethod
+    def over(cls, *numbers: int) -> Self:
+        """The smallest that holds them all; 0 is no number."""
+        some = [number for number in numbers if number]
+        return cls(min(some), max(some)) if some else cls()
+
 
 def default_config() -> Config:
     """Return what a node starts with."""
@@ -45,6 +63,14 @@ def default_config() -> Config:
         timeout_sec=tuple(timeouts),
         hairpin4=HAIRPIN4,
         hairpin6=HAIRPIN6,
+        node4=address.ZERO,
+        node6=address.ZERO,
+        node_netns=0,
+        uplink_ifindex=0,
+        node_port_first=0,
+        node_port_last=0,
+        masquerade_first=MASQUERADE_PORTS[0],
+        masquerade_last=MASQUERADE_PORTS[1],
     )
 
 
@@ -62,9 +88,35 @@ def ensure(tables: Tables) -> Config:
     """Write the defaults unless a configuration is there; return the one in force."""
     config = read(tables)
     if not config.flags & ConfigFlag.READY:
-        config = default_config()
+        # Services may have been written before.
+        first, last = config.node_port_first, config.node_port_last
+        config = default_config()._replace(node_port_first=first, node_port_last=last)
         write(tables, config)
     return config
+
+
+def node_ports(tables: Tables) -> Span:
+    """Between which numbers the programs look for NodePorts."""
+    config = read(tables)
+    return Span(config.node_port_first, config.node_port_last)
+
+
+def set_node_ports(tables: Tables, span: Span) -> None:
+    """Have the programs look for NodePorts between these numbers, and leave the rest as it is."""
+    config = read(tables)
+    write(tables, config._replace(node_port_first=span.first, node_port_last=span.last))
+
+
+def set_hand_over(tables: Tables, on: bool) -> bool:
+    """Have new connections to Services be another proxy's, or ours again; whether that is new."""
+    config = read(tables)
+    flags = config.flags & ~ConfigFlag.HAND_OVER
+    if on:
+        flags |= ConfigFlag.HAND_OVER
+    if flags == config.flags:
+        return False
+    write(tables, config._replace(flags=flags))
+    return True
 
 
 def raise_epoch(tables: Tables, udp: bool = False) -> None:

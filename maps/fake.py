@@ -12,8 +12,10 @@ from collections.abc import Iterator, Mapping
 from itertools import cycle
 
 from maps import abi, bpf
-from maps.layout import U32, MapSpec, Packed
+from maps.layout import U32, MapKind, MapSpec, Packed
 from maps.table import Store, Tables, stored_size
+
+_PREFIX = U32.STRUCT
 
 
 class Faults:
@@ -53,8 +55,19 @@ class FakeStore:
             self.entries = {U32(i).pack(): empty for i in range(spec.entries)}
 
     def get(self, key: bytes) -> bytes | None:
-        """Read a value."""
+        """Read a value; in an LPM trie, that of the longest prefix that the key lies in."""
+        if self._spec.kind is MapKind.LPM_TRIE:
+            return self._longest(key)
         return self.entries.get(key)
+
+    def _longest(self, key: bytes) -> bytes | None:
+        if _prefix(key) > self._widest:
+            return None
+        for prefix in range(_prefix(key), -1, -1):
+            value = self.entries.get(_masked(key, prefix))
+            if value is not None:
+                return value
+        return None
 
     def put(self, key: bytes, value: bytes, flags: int) -> None:
         """Write an entry; E2BIG when full, an LRU map forgets its oldest instead."""
@@ -62,6 +75,8 @@ class FakeStore:
         self._put(key, value, flags)
 
     def _put(self, key: bytes, value: bytes, flags: int = bpf.ANY) -> None:
+        if self._spec.kind is MapKind.LPM_TRIE:
+            key = self._prefixed(key)
         if key in self.entries:
             if flags == bpf.NOEXIST:
                 raise FileExistsError(errno.EEXIST, "entry exists")
@@ -82,9 +97,22 @@ class FakeStore:
     def _delete(self, key: bytes) -> bool:
         if self._spec.kind.is_array:
             raise OSError(errno.EINVAL, "entries of an array cannot be deleted")
+        if self._spec.kind is MapKind.LPM_TRIE:
+            key = self._prefixed(key)
         found = self.entries.pop(key, None) is not None
         self.writes += found
         return found
+
+    @property
+    def _widest(self) -> int:
+        """Bits of a key of an LPM trie that may count."""
+        return 8 * (self._spec.key_size - _PREFIX.size)
+
+    def _prefixed(self, key: bytes) -> bytes:
+        """The key without the bits that do not count, as an LPM trie compares it."""
+        if _prefix(key) > self._widest:
+            raise OSError(errno.EINVAL, "prefix longer than the key")
+        return _masked(key, _prefix(key))
 
     def put_many(self, keys: Packed, values: Packed, count: int) -> tuple[int, int]:
         """Write until one fails."""
@@ -125,6 +153,19 @@ class FakeStore:
 
     def close(self) -> None:
         """Keep the entries: there is nothing to let go of."""
+
+
+def _prefix(key: bytes) -> int:
+    """The number that a key of an LPM trie begins with: how many bits behind it count."""
+    (prefix,) = _PREFIX.unpack_from(key)
+    return int(prefix)
+
+
+def _masked(key: bytes, prefix: int) -> bytes:
+    data = key[_PREFIX.size :]
+    spare = 8 * len(data) - prefix
+    kept = int.from_bytes(data, "big") >> spare << spare
+    return _PREFIX.pack(prefix) + kept.to_bytes(len(data), "big")
 
 
 class FakeTables(Tables):

@@ -1,6 +1,6 @@
-"""Reads bpf_src/abi.h and maps.h for the generator, and holds them to their rules.
+"""Reads bpf_src/abi*.h and maps.h for the generator, and holds them to their rules.
 
-It reads exactly the C that those two headers are written in and refuses the rest: implicit
+It reads exactly the C that those headers are written in and refuses the rest: implicit
 padding, enum members without number or comment, a number used twice. It is no C parser, and
 only `maps.gen` and its tests import it.
 """
@@ -106,7 +106,7 @@ class Map(NamedTuple):
 
 
 def read_abi(text: str) -> tuple[list[Define], list[Enum | Struct]]:
-    """Read abi.h, in its order; LayoutError when anything in it is not understood."""
+    """Read the abi headers, one behind the other; LayoutError when anything is not understood."""
     defines = [Define(n, int(v), _words(c)) for n, v, c in DEFINE.findall(text)]
     sizes = {f"KP_{define.name}": define.value for define in defines}
     declared: list[Enum | Struct] = []
@@ -115,7 +115,7 @@ def read_abi(text: str) -> tuple[list[Define], list[Enum | Struct]]:
             declared.append(_enum(name, _words(comment), body))
         elif name != "kp_addr":
             declared.append(_struct(name, _words(comment), body, sizes))
-    _refuse_leftovers("abi.h", DEFINE.sub("", DECLARATION.sub("", text)))
+    _refuse_leftovers("abi*.h", DEFINE.sub("", DECLARATION.sub("", text)))
     return defines, declared
 
 

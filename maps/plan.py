@@ -6,13 +6,14 @@ written, so that nothing is ever pointed at before it is there.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass, field, replace
 
 from maps.abi import (
     Backend,
     BackendKey,
     Frontend,
+    FrontendFlag,
     FrontendKey,
     Member,
     MemberFlag,
@@ -20,7 +21,9 @@ from maps.abi import (
     Name,
     NameKey,
     NameKind,
+    RangeKey,
 )
+from maps.layout import U32
 from maps.present import Port, Present
 from maps.wanted import WantedService
 
@@ -30,6 +33,15 @@ UDP = 17
 Pair = tuple[bytes, bytes]
 
 _SERVING = int(MemberFlag.SERVING)
+_USEFUL = int(MemberFlag.CLUSTER | MemberFlag.LOCAL | MemberFlag.SERVING)
+_SOURCE_RANGES = int(FrontendFlag.SOURCE_RANGES)
+_WHOLE_ADDRESS = int(FrontendFlag.WHOLE_ADDRESS)
+# A range begins with its scope, all of which counts.
+_SCOPE_BITS = 32
+# The value of an entry that only has to be there.
+_THERE = U32(1).pack()
+# Bytes of a packed Backend that are its address and port.
+_PLACE = 16 + 2
 # Where a packed FrontendKey has its protocol.
 _PROTO = FrontendKey(bytes(16), 0, 0xFF).pack().index(0xFF)
 
@@ -47,24 +59,27 @@ class Change:
     wanted: WantedService | None
     name: list[Pair] = field(default_factory=list)
     members: list[Pair] = field(default_factory=list)
+    ranges: list[Pair] = field(default_factory=list)
     base: int = 0
     inserts: list[Pair] = field(default_factory=list)
     flips: list[Pair] = field(default_factory=list)
     stale_members: list[bytes] = field(default_factory=list)
+    stale_ranges: list[bytes] = field(default_factory=list)
     udp: bool = False
     failed: bool = False
     undo: bool = False
 
     def writes_something(self) -> bool:
         """Whether an entry is to be put."""
-        return bool(self.name or self.members or self.base or self.inserts or self.flips)
+        entries = self.name or self.members or self.ranges or self.inserts or self.flips
+        return bool(entries or self.base)
 
     def leaves_something(self) -> bool:
         """Whether there is something to delete once the rest is written."""
         port, wanted = self.port, self.wanted
-        if self.failed or wanted is None or self.stale_members:
+        if self.failed or wanted is None or self.stale_members or self.stale_ranges:
             return True
-        if any(key not in wanted.frontends for key in port.frontends):
+        if not port.frontends.keys() <= set(wanted.keys):
             return True
         return len(port.sets) > (1 if wanted.backends else 0)
 
@@ -75,30 +90,33 @@ def without_addresses_kept(
     """The same without the frontends of other ports that keep what they were served with."""
     kept = {
         key
-        for key in wanted.frontends
-        if (owner := present.owners.get(key)) is not None
+        for key, flags in wanted.frontends
+        if not flags & _WHOLE_ADDRESS
+        and (owner := present.owners.get(key)) is not None
         and owner.name != wanted.name
         and served_before(owner)
         and keeps(owner.name)
     }
     if not kept:
         return wanted
-    return replace(wanted, frontends=tuple(key for key in wanted.frontends if key not in kept))
+    left = tuple([one for one in wanted.frontends if one[0] not in kept])
+    return replace(wanted, frontends=left)
 
 
 def gives_up(present: Present, wanted: WantedService) -> bool:
     """Whether the port would lose anything that an earlier process has put into the maps.
 
-    That is an address, a backend of either set, or what a member is good for. What this process
-    wrote itself may go: then it is known to be wanted no more.
+    That is an address, a backend of either set, what a member is good for, or clients that may
+    reach it. What this process wrote itself may go: then it is known to be wanted no more.
     """
     port = present.ports.get(wanted.name)
     if port is None or not served_before(port):
         return False
     return (
-        any(key not in wanted.frontends for key in port.frontends)
-        or any(_loses_backends(port, value, wanted) for value in set(port.frontends.values()))
+        _loses_addresses(port, wanted)
+        or _loses_backends(port, wanted)
         or _loses_members(port, wanted)
+        or _loses_clients(port, wanted)
     )
 
 
@@ -107,23 +125,41 @@ def served_before(port: Port) -> bool:
     return port.inherited and bool(port.frontends)
 
 
-def _loses_backends(port: Port, value: bytes, wanted: WantedService) -> bool:
-    frontend = Frontend.unpack(value)
-    cluster, local = _both_sets(port.sets.get(frontend.base, b""), frontend.count)
+def _loses_addresses(port: Port, wanted: WantedService) -> bool:
+    """Whether one goes at which something is served; nothing is at the whole of an address."""
+    gone = port.frontends.keys() - set(wanted.keys)
+    return any(not Frontend.unpack(port.frontends[key]).flags & _WHOLE_ADDRESS for key in gone)
+
+
+def _loses_backends(port: Port, wanted: WantedService) -> bool:
     cluster_then, local_then = _both_sets(wanted.backends, wanted.count)
-    return not (cluster <= cluster_then and local <= local_then)
+    served = {Frontend.unpack(value)[1:3] for value in port.frontends.values()}
+    for base, count in served:
+        cluster, local = _both_sets(port.sets.get(base, b""), count)
+        if not (cluster <= cluster_then and local <= local_then):
+            return True
+    return False
 
 
 def _both_sets(backends: bytes, count: int) -> tuple[set[bytes], set[bytes]]:
-    """The cluster set, `count` packed backends, and that of this node behind it."""
+    """Address and port of the cluster set, `count` backends, and of that of this node behind it."""
     size = Backend.SIZE
-    each = [backends[start : start + size] for start in range(0, len(backends), size)]
+    each = [backends[start : start + _PLACE] for start in range(0, len(backends), size)]
     return set(each[:count]), set(each[count:])
 
 
 def _loses_members(port: Port, wanted: WantedService) -> bool:
     then = _member_flags(port, wanted)
-    return any(flags & ~then.get(key, 0) for key, flags in port.members.items())
+    return any(flags & _USEFUL & ~then.get(key, 0) for key, flags in port.members.items())
+
+
+def _loses_clients(port: Port, wanted: WantedService) -> bool:
+    """Whether somebody may reach an address now who may not then."""
+    for key, flags in wanted.frontends:
+        now = port.frontends.get(key)
+        if now is not None and flags & _SOURCE_RANGES & ~Frontend.unpack(now).flags:
+            return True
+    return bool(wanted.ranges) and not port.ranges <= _range_keys(port, wanted)
 
 
 def plan(present: Present, wanted: WantedService) -> Change | None:
@@ -137,6 +173,7 @@ def plan(present: Present, wanted: WantedService) -> Change | None:
         key = NameKey(NameKind.SERVICE, change.port.id).pack()
         change.name.append((key, Name(wanted.name).pack()))
     _plan_members(change, wanted)
+    _plan_ranges(change, wanted)
     _plan_frontends(present, change, wanted)
     if wanted.proto == UDP:
         change.udp |= any(
@@ -152,17 +189,24 @@ def _is_as_wanted(present: Present, port: Port, wanted: WantedService) -> bool:
         base is not None
         and port.named
         and len(port.sets) == (1 if base else 0)
-        and port.frontends == dict.fromkeys(wanted.frontends, _frontend(port, wanted, base))
+        and port.frontends == _frontends(port, wanted, base)
         and port.members == _member_flags(port, wanted)
+        and port.ranges == _range_keys(port, wanted)
     )
 
 
 def plan_removal(port: Port) -> Change:
     """The change that takes a port away."""
-    change = Change(port, None, stale_members=list(port.members))
+    stale = list(port.members), list(port.ranges)
+    change = Change(port, None, stale_members=stale[0], stale_ranges=stale[1])
     serving = any(flags & _SERVING for flags in port.members.values())
-    change.udp = serving and any(key[_PROTO] == UDP for key in port.frontends)
+    change.udp = serving and _serves_udp(port)
     return change
+
+
+def _serves_udp(port: Port) -> bool:
+    """Whether it is one of UDP so far; it may become one of TCP under the same name."""
+    return any(key[_PROTO] == UDP for key in port.frontends)
 
 
 def _plan_members(change: Change, wanted: WantedService) -> None:
@@ -172,17 +216,30 @@ def _plan_members(change: Change, wanted: WantedService) -> None:
         if port.members.get(key) != flags:
             change.members.append((key, Member(flags).pack()))
     change.stale_members = [key for key in port.members if key not in now]
-    if wanted.proto == UDP:
-        change.udp = any(
-            flags & _SERVING and not now.get(key, 0) & _SERVING
-            for key, flags in port.members.items()
-        )
+    ended = any(
+        flags & _SERVING and not now.get(key, 0) & _SERVING for key, flags in port.members.items()
+    )
+    change.udp = ended and (wanted.proto == UDP or _serves_udp(port))
 
 
 def _member_flags(port: Port, wanted: WantedService) -> dict[bytes, int]:
     return {
         MemberKey(addr, port.id, number).pack(): flags for addr, number, flags in wanted.members
     }
+
+
+def _plan_ranges(change: Change, wanted: WantedService) -> None:
+    port = change.port
+    now = _range_keys(port, wanted)
+    change.ranges = [(key, _THERE) for key in sorted(now - port.ranges)]
+    change.stale_ranges = sorted(port.ranges - now)
+
+
+def _range_keys(port: Port, wanted: WantedService) -> Set[bytes]:
+    if not wanted.ranges:
+        return frozenset()
+    pack = RangeKey.STRUCT.pack
+    return {pack(_SCOPE_BITS + prefix, port.id, addr) for prefix, addr in wanted.ranges}
 
 
 def _plan_frontends(present: Present, change: Change, wanted: WantedService) -> None:
@@ -193,8 +250,7 @@ def _plan_frontends(present: Present, change: Change, wanted: WantedService) -> 
         port.sets[base] = wanted.backends
         # Until it is written in whole.
         present.torn.add(base)
-    value = _frontend(port, wanted, base)
-    for key in wanted.frontends:
+    for key, value in _frontends(port, wanted, base).items():
         owner = present.owners.get(key)
         if owner is None:
             change.inserts.append((key, value))
@@ -212,11 +268,16 @@ def _base_there(present: Present, port: Port, wanted: WantedService) -> int | No
     return None
 
 
-def _frontend(port: Port, wanted: WantedService, base: int) -> bytes:
-    """The packed value of all the port's frontends."""
-    numbers = wanted.count, wanted.local_count, wanted.affinity_sec, wanted.flags
+def _frontends(port: Port, wanted: WantedService, base: int) -> dict[bytes, bytes]:
+    """The packed values of all the port's frontends."""
+    numbers = port.id, base, wanted.count, wanted.local_count, wanted.affinity_sec
     # Not by way of a Frontend, which takes most of the time of comparing a port.
-    return Frontend.STRUCT.pack(port.id, base, *numbers)
+    pack = Frontend.STRUCT.pack
+    return {
+        # The whole of an address is refused: it has no endpoints, and no need to know of them.
+        key: pack(port.id, 0, 0, 0, 0, flags) if flags & _WHOLE_ADDRESS else pack(*numbers, flags)
+        for key, flags in wanted.frontends
+    }
 
 
 def backend_pairs(change: Change) -> list[Pair]:
@@ -249,7 +310,7 @@ def stale_frontends(change: Change) -> list[bytes]:
         return [key for key, _ in change.inserts if key in present]
     if change.failed:
         return []
-    kept = change.wanted.frontends if change.wanted else ()
+    kept = change.wanted.keys if change.wanted else ()
     return [key for key in present if key not in kept]
 
 
@@ -258,3 +319,10 @@ def stale_members(change: Change) -> list[bytes]:
     if change.failed:
         return [] if change.port.frontends else list(change.port.members)
     return change.stale_members
+
+
+def stale_ranges(change: Change) -> list[bytes]:
+    """Ranges to delete; of a port that failed, all once nothing of it is served, else none."""
+    if change.failed:
+        return [] if change.port.frontends else list(change.port.ranges)
+    return change.stale_ranges

@@ -5,21 +5,36 @@ Finds what a killed run left behind. Writes nothing itself; maps.sync does.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Set
 from dataclasses import dataclass, field
 from struct import Struct
 
-from kpbpf.address import ZERO
-from maps.abi import Backend, BackendKey, Frontend, Member, MemberKey, Name, NameKey, NameKind
-from maps.layout import unpack_text
+from kpbpf.address import UNSPECIFIED4, ZERO
+from maps.abi import (
+    Backend,
+    BackendKey,
+    Frontend,
+    FrontendKey,
+    Member,
+    MemberKey,
+    Name,
+    NameKey,
+    NameKind,
+    RangeKey,
+    RangeScope,
+)
+from maps.layout import ntohs, unpack_text
 from maps.table import Tables
 
 #: A member of no Service: UDP flows are due to be judged again. See maps.sync.
 UDP_DUE = MemberKey(ZERO, 0, 0).pack()
 
-_ID_LIMIT = 2**32
+# Ids share the field with what else a range may be for.
+_ID_LIMIT = min(RangeScope)
 # A packed backend in whole.
 _BACKEND = Struct(f"{Backend.SIZE}s")
+_UNSPECIFIED = (UNSPECIFIED4, ZERO)
 
 
 @dataclass(slots=True)
@@ -29,7 +44,7 @@ class Port:
     `inherited`: it is as an earlier process left it; nothing was planned for it since. `named`:
     the entry in names is there. `frontends` are those whose entry names this id. `sets` are
     backend sets by base, each as its packed backends one after the other. `members` are
-    MemberFlags by packed MemberKey.
+    MemberFlags by packed MemberKey. `ranges` are packed RangeKeys.
     """
 
     id: int
@@ -39,23 +54,43 @@ class Port:
     frontends: dict[bytes, bytes] = field(default_factory=dict)
     sets: dict[int, bytes] = field(default_factory=dict)
     members: dict[bytes, int] = field(default_factory=dict)
+    # Nearly all have none: one object for them.
+    ranges: Set[bytes] = frozenset()
+
+    def add_range(self, key: bytes) -> None:
+        """The range is in the map."""
+        if not isinstance(self.ranges, set):
+            self.ranges = set(self.ranges)
+        self.ranges.add(key)
+
+    def drop_range(self, key: bytes) -> None:
+        """The range is gone."""
+        if isinstance(self.ranges, set):
+            self.ranges.discard(key)
+
+    def in_use(self) -> bool:
+        """Whether any map but names holds something of it."""
+        return bool(self.frontends or self.sets or self.members or self.ranges)
 
 
 class Present:
     """All Service ports that the maps hold, by name, and what belongs to none.
 
     `torn` are bases whose set may not be there in whole. `orphans` are names of ports that
-    had no frontend when they were read. The leftovers are packed keys to be deleted.
+    had no frontend when they were read. The leftovers are packed keys to be deleted. `node_ports`
+    counts the frontends at each NodePort.
     """
 
     def __init__(self) -> None:
         self.ports: dict[str, Port] = {}
         self.owners: dict[bytes, Port] = {}
+        self.node_ports: Counter[int] = Counter()
         self.torn: set[int] = set()
         self.orphans: set[str] = set()
         self.left_names: list[bytes] = []
         self.left_backends: list[bytes] = []
         self.left_members: list[bytes] = []
+        self.left_ranges: list[bytes] = []
         self.udp_due = False
         self._ids: set[int] = set()
         self._bases: set[int] = set()
@@ -76,6 +111,10 @@ class Present:
         self._ids.add(number)
         self._last_id = max(self._last_id, number)
         return port
+
+    def take_id(self, number: int) -> None:
+        """Note that the map holds something of nobody under this id."""
+        self._ids.add(number)
 
     def forget(self, port: Port) -> None:
         """The port is gone from every map; its id may be given again, late."""
@@ -101,6 +140,8 @@ class Present:
     def put_frontend(self, port: Port, key: bytes, value: bytes) -> None:
         """The frontend is this port's now, whoever had it."""
         owner = self.owners.get(key)
+        if owner is None and (number := node_port_of(key)):
+            self.node_ports[number] += 1
         if owner is not None and owner is not port:
             owner.frontends.pop(key, None)
         self.owners[key] = port
@@ -109,7 +150,10 @@ class Present:
     def drop_frontend(self, port: Port, key: bytes) -> None:
         """The frontend is gone."""
         port.frontends.pop(key, None)
-        self.owners.pop(key, None)
+        if self.owners.pop(key, None) is not None and (number := node_port_of(key)):
+            self.node_ports[number] -= 1
+            if not self.node_ports[number]:
+                del self.node_ports[number]
 
     def settle_orphans(self) -> None:
         """Those that are served by now, or gone, are orphans no more."""
@@ -122,7 +166,7 @@ class Present:
 
 
 def _fresh(last: int, taken: set[int]) -> int:
-    """The number after `last`; those in use are passed over, and after 2^32-1 comes 1."""
+    """The number after `last`; those in use are passed over, and after the last one comes 1."""
     number = last
     while True:
         number = number + 1 if number + 1 < _ID_LIMIT else 1
@@ -130,12 +174,21 @@ def _fresh(last: int, taken: set[int]) -> int:
             return number
 
 
+def node_port_of(key: bytes) -> int:
+    """The number of the NodePort that a packed FrontendKey is of, 0 for one of another kind."""
+    if not key.startswith(_UNSPECIFIED):
+        return 0
+    _, port, _ = FrontendKey.STRUCT.unpack(key)
+    return ntohs(port)
+
+
 def read_present(tables: Tables) -> Present:
-    """Read names, frontends, backends and members from the maps."""
+    """Read names, frontends, backends, members and ranges from the maps."""
     present = Present()
     by_id = _read_ports(present, tables)
     _read_sets(present, tables)
     _read_members(present, tables, by_id)
+    _read_ranges(present, tables, by_id)
     present.orphans = set(present.ports)
     present.settle_orphans()
     return present
@@ -162,6 +215,7 @@ def _read_ports(present: Present, tables: Tables) -> dict[int, Port]:
         by_id[number] = port
         port.frontends = served
         present.owners.update(dict.fromkeys(served, port))
+        present.node_ports.update(filter(None, map(node_port_of, served)))
     return by_id
 
 
@@ -210,5 +264,17 @@ def _read_members(present: Present, tables: Tables, by_id: dict[int, Port]) -> N
             present.udp_due = True
         elif port is None:
             present.left_members.append(key)
+            present.take_id(MemberKey.unpack(key).service)
         else:
             port.members[key] = Member.unpack(value).flags
+
+
+def _read_ranges(present: Present, tables: Tables, by_id: dict[int, Port]) -> None:
+    for key, _ in tables.ranges.items_raw():
+        scope = RangeKey.unpack(key).scope
+        port = by_id.get(scope)
+        if port is not None:
+            port.add_range(key)
+        elif scope < _ID_LIMIT:
+            present.left_ranges.append(key)
+            present.take_id(scope)

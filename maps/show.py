@@ -1,17 +1,18 @@
 """Rows for people and machines, read from the tables: what the command line prints.
 
+Those about Services are in show_services, those about the node itself in show_node.
 Each row is a dict whose keys are stated by its type; addresses and names are text, times are
 seconds. Numbers that this version does not know stay visible ("verdict 77"). Only reads.
 """
 
 from _socket import if_indextoname
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TypedDict
 
 from kpbpf.address import to_text, with_port
 from maps import abi, config
-from maps.abi import FlowFlag, FrontendFlag, Hook, Mode, NameKind, State, Verdict
+from maps.abi import FlowFlag, Hook, Mode, NameKind, State, Verdict
 from maps.layout import short
 from maps.table import Tables, total
 
@@ -20,24 +21,10 @@ SECOND_NS = 1_000_000_000
 FIRST_DROP = 64
 """Verdicts from here on drop or refuse; see enum kp_verdict."""
 
+_End = tuple[bytes, int]
+"""Address and port."""
+
 PROTOCOLS = {1: "ICMP", 6: "TCP", 17: "UDP", 58: "ICMPv6", 132: "SCTP"}
-
-
-class ServiceRow(TypedDict):
-    """One address at which a Service port is served."""
-
-    name: str
-    id: int
-    address: str
-    port: int
-    protocol: str
-    endpoints: int
-    local_endpoints: int
-    internal_traffic_policy: str
-    affinity_sec: int | None
-    backends: list[str]
-    """"10.1.0.2:8080", all of the cluster; empty unless asked for."""
-    local_backends: list[str]
 
 
 class EndpointRow(TypedDict):
@@ -59,10 +46,16 @@ class FlowRow(TypedDict):
     protocol: str
     client: str
     destination: str
+    masquerade: str | None
+    """Address and port of this node that the backend sees as its client."""
     backend: str | None
     service: str | None
     state: str
     hairpin: bool
+    from_node: bool
+    """Whether the client is a process of this node."""
+    transit: bool
+    """A second row of a masqueraded connection: its packets on their way through the stack."""
     age_sec: int
     idle_sec: int
     expires_sec: int
@@ -107,43 +100,6 @@ class MapRow(TypedDict):
     value_size: int
 
 
-def services(
-    tables: Tables, name: str | None = None, with_backends: bool = False
-) -> list[ServiceRow]:
-    """One row for each served address, by name; or those of one Service port."""
-    names = _names(tables, NameKind.SERVICE)
-    found: list[ServiceRow] = []
-    for key, frontend in tables.frontends.items():
-        service = names.get(frontend.service, f"service {frontend.service}")
-        if name not in (None, service):
-            continue
-        backends = list(_backends(tables, frontend)) if with_backends else []
-        local_only = frontend.flags & FrontendFlag.LOCAL_ONLY
-        found.append(
-            ServiceRow(
-                name=service,
-                id=frontend.service,
-                address=to_text(key.addr),
-                port=key.port,
-                protocol=protocol(key.proto),
-                endpoints=frontend.count,
-                local_endpoints=frontend.local_count,
-                internal_traffic_policy="Local" if local_only else "Cluster",
-                affinity_sec=frontend.affinity_sec or None,
-                backends=backends[: frontend.count],
-                local_backends=backends[frontend.count :],
-            )
-        )
-    return sorted(found, key=lambda row: (row["name"], row["address"], row["port"]))
-
-
-def _backends(tables: Tables, frontend: abi.Frontend) -> Iterator[str]:
-    """Name both sets of a frontend, that of the node behind that of the cluster."""
-    for slot in range(frontend.count + frontend.local_count):
-        backend = tables.backends.get(abi.BackendKey(frontend.base, slot))
-        yield with_port(backend.addr, backend.port) if backend else f"missing slot {slot}"
-
-
 def endpoints(
     tables: Tables, interface: Callable[[int], str | None] | None = None
 ) -> list[EndpointRow]:
@@ -178,14 +134,17 @@ def interface_name(ifindex: int) -> str | None:
         return None
 
 
-def flows(tables: Tables, now_ns: int) -> list[FlowRow]:
-    """One row for each connection, by client; a translated one's second record is left out."""
+def flows(tables: Tables, now_ns: int, transit: bool = False) -> list[FlowRow]:
+    """One row for each connection, by client; a translated one's second record is left out.
+
+    With `transit`, only the records of packets on their way through the node's stack.
+    """
     names = _names(tables, NameKind.SERVICE)
     timeouts = config.read(tables).timeout_sec
     found = [
         _flow(key, flow, names, timeouts, now_ns)
         for key, flow in tables.flows.items()
-        if not flow.flags & FlowFlag.ALIAS
+        if not flow.flags & FlowFlag.ALIAS and bool(flow.flags & FlowFlag.TRANSIT) == transit
     ]
     return sorted(found, key=lambda row: (row["client"], row["destination"]))
 
@@ -197,28 +156,43 @@ def _flow(
     timeouts: tuple[int, ...],
     now_ns: int,
 ) -> FlowRow:
-    low, high = (key.low, key.low_port), (key.high, key.high_port)
-    client, other = (high, low) if flow.flags & FlowFlag.CLIENT_IS_HIGH else (low, high)
-    translated = bool(flow.flags & FlowFlag.TRANSLATED)
-    hairpin = bool(flow.flags & FlowFlag.HAIRPIN)
-    if translated:
-        client = (other[0] if hairpin else client[0], flow.client_port)
     idle = max(0, now_ns - flow.last_seen_ns) // SECOND_NS
     service = names.get(flow.service, f"service {flow.service}") if flow.service else None
+    client, destination, masquerade, backend = _ends(key, flow)
     return FlowRow(
         protocol=protocol(key.proto),
         client=with_port(*client),
-        destination=with_port(flow.nat_addr, flow.nat_port) if translated else with_port(*other),
-        backend=with_port(*other) if translated else None,
+        destination=with_port(*destination),
+        masquerade=with_port(*masquerade) if masquerade else None,
+        backend=with_port(*backend) if backend else None,
         service=service,
         state=short(State, flow.state),
-        hairpin=hairpin,
+        hairpin=bool(flow.flags & FlowFlag.HAIRPIN),
+        from_node=bool(flow.flags & FlowFlag.FROM_NODE),
+        transit=bool(flow.flags & FlowFlag.TRANSIT),
         age_sec=max(0, now_ns // SECOND_NS - flow.created_sec),
         idle_sec=idle,
         expires_sec=max(0, timeouts[flow.state] - idle) if flow.state < len(timeouts) else 0,
         client_ifindex=flow.client_ifindex,
         backend_ifindex=flow.backend_ifindex,
     )
+
+
+def _ends(key: abi.FlowKey, flow: abi.Flow) -> tuple[_End, _End, _End | None, _End | None]:
+    """Client, destination, what the backend sees instead of the client, and backend."""
+    low, high = (key.low, key.low_port), (key.high, key.high_port)
+    client, other = (high, low) if flow.flags & FlowFlag.CLIENT_IS_HIGH else (low, high)
+    if not flow.flags & FlowFlag.TRANSLATED:
+        return client, other, None, None
+    service = (flow.nat_addr, flow.nat_port)
+    own_port = flow.client_port
+    if flow.flags & FlowFlag.TRANSIT:
+        return client, service, (flow.masq_addr, own_port), other
+    if flow.flags & FlowFlag.MASQUERADED:
+        return (flow.masq_addr, own_port), service, client, other
+    if flow.flags & FlowFlag.HAIRPIN:
+        return (other[0], own_port), service, None, other
+    return (client[0], own_port), service, None, other
 
 
 def drops(tables: Tables, now_ns: int) -> list[DropRow]:

@@ -9,6 +9,10 @@ UDP flows hold on to a backend until kp_config.udp_epoch is raised. That must fo
 writes, and must not be lost to a kill; so a member of no Service (maps.present.UDP_DUE)
 stands in the map from before the first of these writes until the epoch is raised.
 
+Source ranges are written before the frontends that they hold for, and taken away after them. The
+span of NodePorts in kp_config covers them all at every moment: it is widened before the first of
+them is written, and narrowed after the last is gone.
+
 While the view of what is wanted is not whole, what is not in it may only not have been read: a
 port that must keep what an earlier process gave it loses none of that, to nobody.
 
@@ -17,18 +21,14 @@ The caller holds Home.writer_lock. Nothing here knows what a Service is.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
 from itertools import islice
-from typing import Any
 
 from kpbpf.errors import MapFull
 from maps import config
 from maps.abi import Member, NameKey, NameKind
 from maps.plan import (
     Change,
-    Pair,
     backend_keys,
     backend_pairs,
     gives_up,
@@ -37,36 +37,23 @@ from maps.plan import (
     served_before,
     stale_frontends,
     stale_members,
+    stale_ranges,
     unused_bases,
     without_addresses_kept,
 )
-from maps.present import UDP_DUE, Port, Present, read_present
-from maps.table import Table, Tables
+from maps.present import UDP_DUE, Port, Present, node_port_of, read_present
+from maps.table import Tables
 from maps.wanted import WantedService
+from maps.writing import HOUSEKEEPING, Report
 
 __all__ = ["HOUSEKEEPING", "Report", "ServiceSync", "WantedService"]
 
 #: Service ports that are written together: enough for batches, few enough for memory.
 ROUND = 512
 
-#: What Report.failed calls the writes that belong to no Service port.
-HOUSEKEEPING = "(housekeeping)"
-
-
-@dataclass(slots=True)
-class Report:
-    """Entries written and deleted, and the names of Service ports that are not as wanted.
-
-    `failed` could not be written; `held` were left alone, because the view was not whole.
-    """
-
-    writes: int = 0
-    failed: dict[str, Exception] = field(default_factory=dict)
-    held: set[str] = field(default_factory=set)
-
 
 class ServiceSync:
-    """Owner of frontends, backends, members and the names of Service ports.
+    """Owner of frontends, backends, members, and the ranges and names of Service ports.
 
     `load` reads the maps, and is called by the first `apply` if not before.
     """
@@ -153,78 +140,70 @@ class ServiceSync:
     # ---- writing: first what nothing points to yet, then what points to it ------------------
 
     def _write(self, changes: list[Change]) -> None:
-        tables, present = self._tables, self._present
+        tables, present, put = self._tables, self._present, self._report.put
         if any(change.udp for change in changes):
             self._announce_udp()
-        self._put(tables.names, changes, lambda change: change.name, _note_name)
-        self._put(tables.members, changes, lambda change: change.members, _note_member)
-        self._put(tables.backends, changes, backend_pairs, _no_note)
+        put(tables.names, changes, lambda change: change.name, _note_name)
+        put(tables.members, changes, lambda change: change.members, _note_member)
+        put(tables.ranges, changes, lambda change: change.ranges, _note_range)
+        put(tables.backends, changes, backend_pairs, _no_note)
         present.torn -= {change.base for change in changes if not change.failed}
-        self._put(tables.frontends, changes, lambda change: change.inserts, present.put_frontend)
+        self._widen_node_ports(changes)
+        put(tables.frontends, changes, lambda change: change.inserts, present.put_frontend)
         for change in changes:
             # Not all of its new addresses found room: none of them shall be served.
             change.undo = change.failed
-        self._put(tables.frontends, changes, lambda change: change.flips, present.put_frontend)
+        put(tables.frontends, changes, lambda change: change.flips, present.put_frontend)
 
-    def _put(
-        self,
-        table: Table[Any, Any],
-        changes: Sequence[Change],
-        pairs_of: Callable[[Change], list[Pair]],
-        note: Callable[[Port, bytes, bytes], None],
-    ) -> None:
-        """Write for all changes at once; if that fails, one by one, to see whose it is."""
-        work = [(change, pairs_of(change)) for change in changes if not change.failed]
-        pairs = [pair for _, some in work for pair in some]
-        if not pairs:
+    def _widen_node_ports(self, changes: list[Change]) -> None:
+        """Have the programs look for NodePorts as far as these changes bring new ones."""
+        numbers: set[int] = set()
+        mine: list[Change] = []
+        for change in changes:
+            new = {node_port_of(key) for key, _ in change.inserts} - {0}
+            if new and not change.failed:
+                numbers |= new
+                mine.append(change)
+        if not mine:
             return
+        before = config.node_ports(self._tables)
         try:
-            table.put_many_raw(pairs)
-        except (MapFull, OSError):
-            for change, some in work:
-                self._put_singly(table, change, some, note)
-            return
-        self._report.writes += len(pairs)
-        for change, some in work:
-            for key, value in some:
-                note(change.port, key, value)
-
-    def _put_singly(
-        self,
-        table: Table[Any, Any],
-        change: Change,
-        pairs: Iterable[Pair],
-        note: Callable[[Port, bytes, bytes], None],
-    ) -> None:
-        waiting = deque(pairs)
-        try:
-            while waiting:
-                key, value = waiting[0]
-                table.put_raw(key, value)
-                self._report.writes += 1
-                note(change.port, key, value)
-                waiting.popleft()
+            self._set_node_ports(before, config.Span.over(*before, *numbers))
         except (MapFull, OSError) as error:
-            self._fail(change, error)
-            # The batch that failed first may have got as far as these.
-            for key, value in waiting:
-                if table.get_raw(key) == value:
-                    note(change.port, key, value)
+            for change in mine:
+                self._report.fail(change, error)
+
+    def _set_node_ports(self, before: config.Span, now: config.Span) -> None:
+        if now != before:
+            config.set_node_ports(self._tables, now)
+            self._report.writes += 1
 
     # ---- clearing: what nothing points to any more ------------------------------------------
 
     def _clear(self, changes: list[Change]) -> None:
         """Delete what the changes left unused, frontends first, names last."""
+        delete = self._report.delete
         if any(change.udp for change in changes):
             self._announce_udp()
         frontends = [(change, stale_frontends(change)) for change in changes]
-        self._delete(self._tables.frontends, frontends, self._present.drop_frontend)
+        delete(self._tables.frontends, frontends, self._present.drop_frontend)
+        self._narrow_node_ports()
         self._clear_sets(changes)
         members = [(change, stale_members(change)) for change in changes]
-        self._delete(self._tables.members, members, _drop_member)
+        delete(self._tables.members, members, _drop_member)
+        ranges = [(change, stale_ranges(change)) for change in changes]
+        delete(self._tables.ranges, ranges, _drop_range)
         self._clear_leftovers()
         self._raise_udp_epoch()
         self._clear_names(changes)
+
+    def _narrow_node_ports(self) -> None:
+        """Have the programs look for NodePorts where there are some, and nowhere else."""
+        before = config.node_ports(self._tables)
+        try:
+            self._set_node_ports(before, config.Span.over(*self._present.node_ports))
+        except (MapFull, OSError) as error:
+            self._report.failed[HOUSEKEEPING] = error
 
     def _clear_sets(self, changes: list[Change]) -> None:
         unused = [(change, unused_bases(change)) for change in changes]
@@ -232,7 +211,7 @@ class ServiceSync:
             (change, [key for base in bases for key in backend_keys(change.port, base)])
             for change, bases in unused
         ]
-        failed = self._delete(self._tables.backends, keys, _no_drop)
+        failed = self._report.delete(self._tables.backends, keys, _no_drop)
         for change, bases in unused:
             if change.port.name in failed:
                 self._present.torn.update(bases)
@@ -246,10 +225,9 @@ class ServiceSync:
         names = [
             (change, [NameKey(NameKind.SERVICE, change.port.id).pack()])
             for change in changes
-            if (change.wanted is None or change.failed)
-            and not (change.port.frontends or change.port.sets or change.port.members)
+            if (change.wanted is None or change.failed) and not change.port.in_use()
         ]
-        self._delete(self._tables.names, names, lambda port, _: self._present.forget(port))
+        self._report.delete(self._tables.names, names, lambda port, _: self._present.forget(port))
 
     def _clear_leftovers(self) -> None:
         """Delete what a killed run left, and what never belonged to anything."""
@@ -258,6 +236,7 @@ class ServiceSync:
             (tables.names, present.left_names),
             (tables.backends, present.left_backends),
             (tables.members, present.left_members),
+            (tables.ranges, present.left_ranges),
         ):
             if not keys:
                 continue
@@ -268,50 +247,7 @@ class ServiceSync:
             else:
                 keys.clear()
 
-    def _delete(
-        self,
-        table: Table[Any, Any],
-        work: list[tuple[Change, list[bytes]]],
-        note: Callable[[Port, bytes], None],
-    ) -> set[str]:
-        """Delete for all changes at once, else one by one; names of the ports that failed."""
-        keys = [key for _, some in work for key in some]
-        if not keys:
-            return set()
-        try:
-            self._report.writes += table.delete_many_raw(keys)
-        except OSError:
-            return {
-                change.port.name
-                for change, some in work
-                if not self._delete_singly(table, change, some, note)
-            }
-        for change, some in work:
-            for key in some:
-                note(change.port, key)
-        return set()
-
-    def _delete_singly(
-        self,
-        table: Table[Any, Any],
-        change: Change,
-        keys: list[bytes],
-        note: Callable[[Port, bytes], None],
-    ) -> bool:
-        waiting = deque(keys)
-        try:
-            while waiting:
-                self._report.writes += table.delete_raw(waiting[0])
-                note(change.port, waiting.popleft())
-        except OSError as error:
-            self._fail(change, error)
-            for key in waiting:
-                if table.get_raw(key) is None:
-                    note(change.port, key)
-            return False
-        return True
-
-    # ---- UDP flows, and failures ------------------------------------------------------------
+    # ---- UDP flows --------------------------------------------------------------------------
 
     def _announce_udp(self) -> None:
         """Leave word that known UDP flows must be judged again, should we not get to it."""
@@ -335,10 +271,6 @@ class ServiceSync:
         except (MapFull, OSError) as error:
             self._report.failed[HOUSEKEEPING] = error
 
-    def _fail(self, change: Change, error: Exception) -> None:
-        change.failed = True
-        self._report.failed[change.port.name] = error
-
 
 def _note_name(port: Port, _key: bytes, _value: bytes) -> None:
     port.named = True
@@ -350,6 +282,14 @@ def _note_member(port: Port, key: bytes, value: bytes) -> None:
 
 def _drop_member(port: Port, key: bytes) -> None:
     port.members.pop(key, None)
+
+
+def _note_range(port: Port, key: bytes, _value: bytes) -> None:
+    port.add_range(key)
+
+
+def _drop_range(port: Port, key: bytes) -> None:
+    port.drop_range(key)
 
 
 def _no_note(_port: Port, _key: bytes, _value: bytes) -> None:

@@ -266,6 +266,7 @@ class Tables:
         self.flows: Table[abi.FlowKey, abi.Flow] = table["flows"]
         self.fragments: Table[abi.FragmentKey, abi.Fragment] = table["fragments"]
         self.affinities: Table[abi.AffinityKey, abi.Affinity] = table["affinities"]
+        self.sockets: Table[abi.SocketKey, abi.Socket] = table["sockets"]
         self.counters: PercpuTable[U32, abi.Counter] = table["counters"]
         self.drops: Table[abi.DroppedKey, abi.Dropped] = table["drops"]
         self.buckets: PercpuTable[U32, abi.Bucket] = table["buckets"]
@@ -274,6 +275,9 @@ class Tables:
         self.frontends: Table[abi.FrontendKey, abi.Frontend] = table["frontends"]
         self.backends: Table[abi.BackendKey, abi.Backend] = table["backends"]
         self.members: Table[abi.MemberKey, abi.Member] = table["members"]
+        self.ranges: Table[abi.RangeKey, U32] = table["ranges"]
+        self.addresses: Table[abi.AddressKey, abi.Address] = table["addresses"]
+        self.devices: Table[U32, abi.Device] = table["devices"]
         self.endpoints: Table[abi.EndpointKey, abi.Endpoint] = table["endpoints"]
         self.names: Table[abi.NameKey, abi.Name] = table["names"]
 

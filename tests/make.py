@@ -20,14 +20,21 @@ def service(
     ports: Iterable[Raw | int] = (80,),
     namespace: str = "default",
     labels: dict[str, str] | None = None,
+    ingress: Iterable[str] = (),
+    created: str = "",
     **spec: Any,
 ) -> Raw:
-    """A ClusterIP Service; a bare number in `ports` is a TCP port, and `ip` may be a list."""
+    """A ClusterIP Service; a bare number in `ports` is a TCP port, and `ip` may be a list.
+
+    `ingress` are its load balancer's addresses, `created` when it was made, as RFC 3339 writes it.
+    """
     ips = [ip] if isinstance(ip, str) else ip
+    status = {"status": {"loadBalancer": {"ingress": [{"ip": each} for each in ingress]}}}
+    metadata = _metadata(name, namespace, labels)
     return {
         "apiVersion": "v1",
         "kind": "Service",
-        "metadata": _metadata(name, namespace, labels),
+        "metadata": metadata | ({"creationTimestamp": created} if created else {}),
         "spec": {
             "type": "ClusterIP",
             "clusterIP": ips[0],
@@ -35,7 +42,7 @@ def service(
             "ports": [port(item) if isinstance(item, int) else item for item in ports],
             **spec,
         },
-    }
+    } | (status if ingress else {})
 
 
 def port(number: int, name: str = "", protocol: str = "TCP", **more: Any) -> Raw:
@@ -146,6 +153,16 @@ def namespace(name: str = "default", **labels: str) -> Raw:
         "apiVersion": "v1",
         "kind": "Namespace",
         "metadata": {"name": name, "labels": {"kubernetes.io/metadata.name": name, **labels}},
+    }
+
+
+def service_range(*cidrs: str, name: str = "kubernetes") -> Raw:
+    """A ServiceCIDR; "kubernetes" is the one that the API server makes."""
+    return {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "ServiceCIDR",
+        "metadata": {"name": name},
+        "spec": {"cidrs": list(cidrs)},
     }
 
 

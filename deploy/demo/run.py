@@ -46,6 +46,8 @@ class Demo:
             self.step("A client pod reaches the Service, each backend answers", steps.reach)
             self.step("A pod reaches itself through its Service", steps.hairpin)
             self.step("A Service without endpoints is refused at once", steps.refused)
+            self.step("A client outside the cluster asks a NodePort", steps.from_outside)
+            self.step("A process of the node asks, too", steps.from_node)
             self.step("An endpoint leaves, at the API", steps.remove_endpoint)
             self.step("The API server goes away, and comes back", steps.lose_api)
             self.step("What kpbpf shows", steps.look)

@@ -32,7 +32,7 @@ IDLE = {4: "10.96.0.20", 6: "fd96::20"}
 HAIRPIN = {4: "169.254.107.112", 6: "fd6b:7062:7066::1"}
 LEAVING = ("10.42.0.4", "fd42::4")  # the endpoint that is taken out: pod web-2
 APPLY = ".venv/bin/python deploy/demo/run.py --apply"
-HEALTH_PORT, METRICS_PORT = 10256, 10249
+NODE_PORT, HEALTH_PORT, METRICS_PORT = 30080, 10256, 10249
 METRICS = (
     "kubeproxy_sync_proxy_rules_endpoint_changes_total",
     "kpbpf_reflector_lists_total",
@@ -141,6 +141,35 @@ class Steps:
             else:
                 raise AssertionError("the connection was accepted")
         return "the client need not wait for a time-out"
+
+    def from_outside(self) -> str:
+        """A client outside the cluster asks a NodePort."""
+        remote, node = self.world.remote, self.world.node
+        for family, address in node.addresses.items():
+            answers = [ask_tcp(remote, address, NODE_PORT) for _ in range(60)]
+            seen = {answer.server: answer.client for answer in answers}
+            for server, client in sorted(seen.items()):
+                say(f"remote -> {address} port {NODE_PORT} -> {server}, which sees {client}")
+            clients = dict.fromkeys(("pod-web-1", "pod-web-2"), remote.addresses[family])
+            assert seen == {**clients, "remote": address}, seen
+        return "pods of this node see the client itself, another node's see this node"
+
+    def from_node(self) -> str:
+        """A process of the node asks the Service, and its NodePort."""
+        node = self.world.node
+        places = [(address, 80) for address in WEB.values()]
+        places += [(address, NODE_PORT) for address in (*node.addresses.values(), "127.0.0.1")]
+        for address, port in places:
+            family = 6 if ":" in address else 4
+            with node.socket(family, socket.SOCK_STREAM) as client:
+                client.connect((address, port))
+                client.sendall(b"who\n")
+                server, _, _ = client.makefile("rb").readline().decode().partition(" ")
+                peer = client.getpeername()[:2]
+            say(f"node -> {address} port {port} -> {server}; getpeername: {peer[0]} port {peer[1]}")
+            assert server in ("pod-web-1", "pod-web-2", "remote"), server
+            assert peer == (address, port), peer
+        return "it got its backend as it connected; its packets need no translation"
 
     # ---- changes ---------------------------------------------------------------------------
 

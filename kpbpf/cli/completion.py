@@ -1,6 +1,6 @@
 """`kpbpf completion bash|zsh|fish`: a script made from the parsers themselves, so it never lags.
 
-Prints a script; reads no map.
+Prints a script; reads no map. The script asks `kpbpf svc ls -o name` for what Services there are.
 """
 
 import argparse
@@ -8,6 +8,19 @@ from collections.abc import Callable
 
 from kpbpf.cli import options
 from kpbpf.cli.main import COMMANDS, build_parser
+
+SERVICES = "kpbpf svc ls -o name 2>/dev/null"
+"""What prints namespace/name of every Service."""
+
+NAMESPACES = f"{SERVICES} | cut -d/ -f1 | sort -u"
+
+TAKE_SERVICE = ("svc get", "svc rm")
+"""Commands whose argument is a Service."""
+
+TAKE_SERVICE_FLAG = ("flow ls", "socket ls")
+"""Commands whose --service is a Service by name; elsewhere it is an address."""
+
+UPLINKS = "ls /sys/class/net"
 
 Words = dict[tuple[str, ...], list[str]]
 """What may follow: () the objects, (object,) its verbs or flags, (object, verb) its flags."""
@@ -67,8 +80,17 @@ _kpbpf() {{
     case "$path" in
 {cases}
     esac
+    case "$path" in
+    {_service_cases()}) [[ $now == -* ]] || next+=" $({SERVICES})" ;;
+    esac
+    case "$path ${{COMP_WORDS[COMP_CWORD-1]}}" in
+    {_flag_cases()}) next="$({SERVICES})" ;;
+    "svc ls -o"|"svc ls --output") next="table wide json yaml name" ;;
+    *" -o"|*" --output") next="table wide json yaml" ;;
+    *" -n"|*" --namespace") next="$({NAMESPACES})" ;;
+    *" --uplink") next="$({UPLINKS})" ;;
+    esac
     case "${{COMP_WORDS[COMP_CWORD-1]}}" in
-    -o|--output) next="table wide json yaml" ;;
     --log-level) next="debug info warning error" ;;
     --logging-format) next="text json" ;;
     --netns|--config|--kubeconfig|--write-config-to)
@@ -100,8 +122,17 @@ _kpbpf() {{
     case "$place" in
 {cases}
     esac
+    case "$place" in
+    {_service_cases()}) [[ $words[CURRENT] == -* ]] || next+=(${{(f)"$({SERVICES})"}}) ;;
+    esac
+    case "$place ${{words[CURRENT-1]}}" in
+    {_flag_cases()}) next=(${{(f)"$({SERVICES})"}}) ;;
+    "svc ls -o"|"svc ls --output") next=(table wide json yaml name) ;;
+    *" -o"|*" --output") next=(table wide json yaml) ;;
+    *" -n"|*" --namespace") next=(${{(f)"$({NAMESPACES})"}}) ;;
+    *" --uplink") next=(${{(f)"$({UPLINKS})"}}) ;;
+    esac
     case "${{words[CURRENT-1]}}" in
-    -o|--output) next=(table wide json yaml) ;;
     --log-level) next=(debug info warning error) ;;
     --logging-format) next=(text json) ;;
     --netns|--config|--kubeconfig|--write-config-to) _files; return ;;
@@ -128,7 +159,24 @@ def _fish(found: Words) -> str:
             else:
                 about = f" -d '{COMMANDS[word]}'" if not path else ""
                 lines.append(f"complete -c kpbpf -n '{when}' -a {word}{about}")
+    for commands, flag, ask in (
+        (TAKE_SERVICE, "", SERVICES),
+        (TAKE_SERVICE_FLAG, " -l service -x", SERVICES),
+        (("svc ls", "svc get"), " -s n -l namespace -x", NAMESPACES),
+        (("trace",), " -l uplink -x", UPLINKS),
+    ):
+        for command in commands:
+            when = "; and ".join(f"__fish_seen_subcommand_from {word}" for word in command.split())
+            lines.append(f"complete -c kpbpf -n '{when}'{flag} -a '({ask})'")
     return "\n".join(lines)
+
+
+def _service_cases() -> str:
+    return "|".join(f'"{command}"' for command in TAKE_SERVICE)
+
+
+def _flag_cases() -> str:
+    return "|".join(f'"{command} --service"' for command in TAKE_SERVICE_FLAG)
 
 
 _SCRIPTS: dict[str, Callable[[Words], str]] = {"bash": _bash, "fish": _fish, "zsh": _zsh}

@@ -124,3 +124,26 @@ def names(asked: str, service: str | None) -> bool:
     whole = service.rpartition("/")[0]
     accepted = {service, whole, whole.partition(":")[0]}
     return asked in accepted | {name.partition("/")[2] for name in accepted}
+
+
+def path_of(service: str) -> str:
+    """Take namespace/name from a Service port's name, namespace/name:port/family."""
+    namespace, _, rest = service.partition("/")
+    return f"{namespace}/{rest.partition('/')[0].partition(':')[0]}"
+
+
+def host_of(place: str) -> str:
+    """Take the address from "10.0.0.1:80" or "[fd00::1]:80"."""
+    return place.rpartition(":")[0].strip("[]")
+
+
+def closest(asked: str, known: Collection[str]) -> str:
+    """Name what somebody who typed `asked` may have meant: "; did you mean default/web?", or ""."""
+    import difflib
+
+    whole = difflib.get_close_matches(asked, known, n=3, cutoff=0.6)
+    # People leave the namespace off; then the name alone must be like it.
+    names = {path.partition("/")[2]: path for path in known}
+    bare = difflib.get_close_matches(asked.rpartition("/")[2], names, n=3, cutoff=0.6)
+    found = list(dict.fromkeys([*whole, *(names[name] for name in bare)]))[:3]
+    return f"; did you mean {' or '.join(found)}?" if found else ""

@@ -13,6 +13,9 @@ Row = Mapping[str, Any]
 
 FORMATS = ("table", "wide", "json", "yaml")
 
+NAME = "name"
+"""A format beside FORMATS: names alone, for other commands and for completion."""
+
 MISSING = "-"
 
 
@@ -26,10 +29,11 @@ class Column(NamedTuple):
     """Only with -o wide."""
 
 
-def add_output(parser: argparse.ArgumentParser) -> None:
-    """Add -o."""
+def add_output(parser: argparse.ArgumentParser, *more: str) -> None:
+    """Add -o, with one of FORMATS or `more`."""
+    choices = (*FORMATS, *more)
     parser.add_argument(
-        "-o", "--output", choices=FORMATS, default="table", help="what to print (table)"
+        "-o", "--output", choices=choices, default="table", help="what to print (table)"
     )
 
 
@@ -40,7 +44,7 @@ def rows(output: str, columns: Sequence[Column], found: Iterable[Row]) -> None:
         return
     shown = [column for column in columns if output == "wide" or not column.wide]
     lines = [[column.header for column in shown]]
-    lines += [[_cell(column, row) for column in shown] for row in found]
+    lines += [[cell(column, row) for column in shown] for row in found]
     sys.stdout.write(_aligned(lines))
 
 
@@ -49,17 +53,25 @@ def facts(pairs: Iterable[tuple[str, str]]) -> None:
     sys.stdout.write(_aligned([[f"{name}:", value] for name, value in pairs]))
 
 
-def document(output: str, value: object) -> None:
-    """Print a value as JSON or YAML."""
+def document(output: str, value: object, stream: bool = False) -> None:
+    """Print a value as JSON or YAML; in a stream, JSON takes one line, and YAML a document."""
     if output == "json":
         import json
 
-        sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+        indent = None if stream else 2
+        sys.stdout.write(json.dumps(value, indent=indent, ensure_ascii=False) + "\n")
     else:
         import yaml
 
         dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
-        yaml.dump(value, sys.stdout, Dumper=dumper, sort_keys=False, allow_unicode=True)
+        yaml.dump(
+            value,
+            sys.stdout,
+            Dumper=dumper,
+            sort_keys=False,
+            allow_unicode=True,
+            explicit_start=stream,
+        )
 
 
 def age(seconds: float | None) -> str:
@@ -83,7 +95,8 @@ def yes_no(value: bool) -> str:
     return "yes" if value else "no"
 
 
-def _cell(column: Column, row: Row) -> str:
+def cell(column: Column, row: Row) -> str:
+    """What a column shows of a row."""
     value = row.get(column.key)
     return MISSING if value is None or value == "" else column.show(value)
 

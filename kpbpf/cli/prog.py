@@ -16,7 +16,7 @@ COLUMNS = (
     Column("TAG", "tag"),
     Column("INSTRUCTIONS", "instructions"),
     Column("VERIFIED", "verified"),
-    Column("INTERFACES", "where"),
+    Column("WHERE", "where"),
     Column("BYTES", "jited_bytes", wide=True),
     Column("MECHANISM", "mechanisms", listed, wide=True),
     Column("HASH", "hash", wide=True),
@@ -42,15 +42,17 @@ def _ls(arguments: argparse.Namespace) -> int:
 
 
 def collect(home: Home) -> list[dict[str, Any]]:
-    """One row for each pinned program; `where` names its interfaces in short."""
-    from kpbpf.datapath import attach, programs
+    """One row for each pinned program; `where` names its interfaces in short, or its cgroup."""
+    from kpbpf.datapath import attach, cgroup, programs
     from maps.show import interface_name
 
     attached = attach.attachments(home)
+    sockets = cgroup.state(home)
     found = []
     for program in programs.present(home):
         here = [one for one in attached if one.program_id == program.info.id]
         interfaces = [interface_name(one.ifindex) or str(one.ifindex) for one in here]
+        at_cgroup = sockets["attached"].get(program.name) == program.info.id
         found.append(
             {
                 "name": program.name,
@@ -60,10 +62,12 @@ def collect(home: Home) -> list[dict[str, Any]]:
                 "verified": program.info.verified_insns or None,
                 "jited_bytes": program.info.jited_size,
                 "hash": program.hash,
-                "where": _shortened(interfaces),
+                "where": f"cgroup {sockets['cgroup']}" if at_cgroup else _shortened(interfaces),
                 "interfaces": interfaces,
                 "ifindexes": [one.ifindex for one in here],
-                "mechanisms": sorted({one.mechanism for one in here}),
+                "mechanisms": [sockets["how"]]
+                if at_cgroup
+                else sorted({one.mechanism for one in here}),
             }
         )
     return found

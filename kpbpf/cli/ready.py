@@ -58,15 +58,21 @@ def _programs(home: Home, opened: Tables) -> dict[str, Path]:
 
 @contextmanager
 def live_program(home: Home, ifindex: int, hook: Hook) -> Iterator[int]:
-    """Open the program that runs at a hook of an interface now."""
+    """Open the program that runs at a hook of an interface now.
+
+    Where packets have no Ethernet header, its twin for those that have one: a test run hands over
+    frames.
+    """
     name = hook.name.lower()
     running = {
         one.program_id
         for one in attach.attachments(home)
-        if one.ifindex == ifindex and one.program == name
+        if one.ifindex == ifindex and one.program in (name, f"{name}_l3")
     }
-    for program in programs.present(home):
-        if program.info.id in running:
+    present = list(programs.present(home))
+    versions = {program.hash for program in present if program.info.id in running}
+    for program in present:
+        if program.name == name and program.hash in versions:
             fd = bpf.obj_get(program.path)
             try:
                 yield fd

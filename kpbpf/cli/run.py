@@ -122,10 +122,9 @@ def _listed(idle: dict[Reason, list[str]]) -> str:
     """The flags that do nothing, by the reason why."""
     lines = []
     for reason, names in idle.items():
-        why = f"{reason.text}:" if not reason.later else f"{reason.text} (a later version will):"
         words = " ".join(f"--{name}" for name in names)
         lines += [
-            why,
+            f"{reason.text}:",
             *textwrap.wrap(
                 words,
                 _HELP_WIDTH,

@@ -19,6 +19,12 @@ SILENT_SEC = 30.0
 FULL_PERCENT = 90.0
 """From here on a map is told of; flow tables forget the oldest and may well be full."""
 
+FULLEST = 10
+"""Backends whose masquerade ports are looked at: those that hold the most."""
+
+
+_HANDING_OVER = "yes: new connections to Services are left to another proxy, known ones go on"
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add -o."""
@@ -79,27 +85,35 @@ def _wrong_with_daemon(pid: int, status: Status | None, now: float) -> list[str]
 def _kernel_side(home: Home) -> dict[str, Any]:
     """What maps and pins say by themselves, without the daemon."""
     from kpbpf.cli import prog
+    from kpbpf.datapath import cgroup
     from kpbpf.errors import NotFound
-    from maps import show
+    from maps import show, show_node, show_services
     from maps.layout import MapKind
     from maps.table import open_tables
 
     try:
         with open_tables(home) as tables:
-            services = len(show.services(tables))
+            services = len(show_services.services(tables))
             endpoints = show.endpoints(tables)
             usage = show.map_usage(tables)
+            node: dict[str, Any] = {
+                "config": show_node.configuration(tables),
+                "uplinks": show_node.uplinks(tables),
+                "masquerade": show_node.masquerade(tables, FULLEST),
+            }
     except NotFound as error:
         nothing: dict[str, Any] = {"services": 0, "endpoints": 0, "maps": [], "programs": []}
+        nothing |= {"config": None, "uplinks": [], "masquerade": [], "sockets": {}}
         return nothing | {"wrong_in_kernel": [str(error)]}
     arrays = {kind.name.lower() for kind in MapKind if kind.is_array}
-    lru = {kind.name.lower() for kind in MapKind if kind.is_lru}
+    node["sockets"] = cgroup.state(home)
     programs = prog.collect(home)
     attached = {ifindex for row in programs for ifindex in row["ifindexes"]}
+    limited = arrays | {kind.name.lower() for kind in MapKind if kind.is_lru}
     wrong = [
         f"map {row['name']} is {row['percent']}% full: new entries may be refused"
         for row in usage
-        if row["percent"] >= FULL_PERCENT and row["kind"] not in arrays | lru
+        if row["percent"] >= FULL_PERCENT and row["kind"] not in limited
     ]
     wrong += [
         f"endpoint {row['id']} ({', '.join(row['ips'])}) has no programs attached"
@@ -109,10 +123,31 @@ def _kernel_side(home: Home) -> dict[str, Any]:
     return {
         "services": services,
         "endpoints": len(endpoints),
+        **node,
         "maps": [row for row in usage if row["kind"] not in arrays],
         "programs": programs,
-        "wrong_in_kernel": wrong,
+        "wrong_in_kernel": wrong + _wrong_with_node(node, attached),
     }
+
+
+def _wrong_with_node(node: dict[str, Any], attached: set[int]) -> list[str]:
+    """What clients outside, or backends elsewhere, would notice."""
+    wrong = [
+        f"uplink {row['name'] or row['ifindex']} has no programs attached: Services do not work "
+        "for what comes and goes by it"
+        for row in node["uplinks"]
+        if row["ifindex"] not in attached
+    ]
+    missing = node["sockets"]["missing"]
+    if missing and node["config"]["socket_lb"] != "off":
+        why = " ".join(node["sockets"]["why"].split()) or "a running daemon attaches them again"
+        wrong.append(f"socket programs are not attached ({', '.join(missing)}): {why}")
+    return wrong + [
+        f"masquerade: {row['backend']} has {row['used']:,} of {row['limit']:,} source ports of "
+        f"{row['address']} in use: new connections may be dropped (no_port)"
+        for row in node["masquerade"]
+        if row["percent"] >= FULL_PERCENT
+    ]
 
 
 def _tell(found: dict[str, Any]) -> None:
@@ -130,6 +165,7 @@ def _tell(found: dict[str, Any]) -> None:
     waiting = f", {daemon['pending']} Services wait to be written" if daemon.get("pending") else ""
     pairs.append(("Services", f"{found['services']} addresses served{waiting}"))
     pairs.append(("Endpoints", f"{found['endpoints']} pods"))
+    pairs += _node(found)
     pairs += [
         (
             f"Program {row['name']}",
@@ -150,6 +186,24 @@ def _tell(found: dict[str, Any]) -> None:
         if lines:
             print(f"\n{title}:")
             print("\n".join(f"  {line}" for line in lines))
+
+
+def _node(found: dict[str, Any]) -> list[tuple[str, str]]:
+    """A line each about uplinks, sockets and masquerade; `kpbpf node` tells more."""
+    config, fullest = found["config"], found["masquerade"][:1]
+    if config is None:
+        return []
+    names = [str(row["name"] or row["ifindex"]) for row in found["uplinks"]]
+    first, last = config["masquerade_ports"]
+    held = [
+        f"at most {row['used']} in use, by {row['backend']} ({row['percent']}%)" for row in fullest
+    ]
+    return [
+        ("Uplinks", ", ".join(names) or "none: only pods of this node are served"),
+        ("Socket LB", config["socket_lb"]),
+        *([("Handing over", _HANDING_OVER)] if "hand_over" in config["flags"] else []),
+        ("Masquerade ports", f"{first}-{last}, {', '.join(held) or 'none in use'}"),
+    ]
 
 
 def _sources(daemon: dict[str, Any]) -> list[tuple[str, str]]:

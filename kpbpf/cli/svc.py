@@ -1,39 +1,24 @@
 """`kpbpf svc`: Services, as the programs see them; and Services made by hand.
 
-Listing reads the maps. Adding and removing writes a manifest, which a running daemon applies;
-without one, it is applied here, in the same way.
+Listing reads the maps, and asks a running daemon what only it knows. Adding and removing writes a
+manifest, which a running daemon applies; without one, it is applied here, in the same way.
 """
 
 import argparse
-from typing import TYPE_CHECKING
 
 from kpbpf.cli import options
-from kpbpf.cli.output import Column, add_output, age, document, facts, rows
-from kpbpf.errors import NotFound
-
-if TYPE_CHECKING:
-    from maps import show
-
-COLUMNS = (
-    Column("NAME", "name"),
-    Column("ADDRESS", "address"),
-    Column("PORT", "port"),
-    Column("PROTOCOL", "protocol"),
-    Column("ENDPOINTS", "endpoints"),
-    Column("LOCAL", "local_endpoints"),
-    Column("AFFINITY", "affinity_sec", age),
-    Column("TRAFFIC POLICY", "internal_traffic_policy", wide=True),
-    Column("ID", "id", wide=True),
-)
-BACKENDS = (Column("BACKEND", "backend"), Column("LOCAL", "local"), Column("POD", "pod"))
+from kpbpf.cli.output import NAME, add_output
 
 _LS = """
 kpbpf svc ls
-kpbpf svc ls -o wide
-kpbpf svc ls -o json
+kpbpf svc ls -n kube-system -o wide
+kpbpf svc ls -l 'app=web,tier in (front,back)'
+kpbpf svc ls -w
+kpbpf svc ls -A -o json
 """
 _GET = """
 kpbpf svc get default/web
+kpbpf svc get -n default web
 kpbpf svc get 10.96.0.100:5201
 kpbpf svc get default/web -o yaml
 """
@@ -53,9 +38,11 @@ _NAMED = "name (namespace/name) or address (10.96.0.10:80) of a Service"
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the verbs."""
     verbs = parser.add_subparsers(metavar="VERB", required=True)
-    add_output(options.verb(verbs, "ls", "list Services, by name", _ls, _LS))
-    get = options.verb(verbs, "get", "show a Service and its backends", _get, _GET)
+    _add_ls(options.verb(verbs, "ls", "list what Services are served at, by name", _ls, _LS))
+    about = "show all of a Service: where it is served, and why an endpoint is not used"
+    get = options.verb(verbs, "get", about, _get, _GET)
     get.add_argument("service", metavar="NAME|ADDRESS:PORT", help=_NAMED)
+    get.add_argument("-n", "--namespace", metavar="NAMESPACE", help="of a name without one")
     add_output(get)
     add = options.verb(verbs, "add", "make a Service by hand, or change one", _add, _ADD)
     add.add_argument(
@@ -90,71 +77,34 @@ def configure(parser: argparse.ArgumentParser) -> None:
     rm.add_argument("--protocol", choices=options.PROTOCOLS, type=str.lower, help="(any)")
 
 
-def _ls(arguments: argparse.Namespace) -> int:
-    from maps import show
-    from maps.table import open_tables
+def _add_ls(ls: argparse.ArgumentParser) -> None:
+    """Add the flags of `svc ls`, called as kubectl calls them."""
+    where = ls.add_mutually_exclusive_group()
+    where.add_argument("-n", "--namespace", metavar="NAMESPACE", help="only of this namespace")
+    where.add_argument(
+        "-A", "--all-namespaces", action="store_true", help="of all namespaces, as without -n"
+    )
+    ls.add_argument(
+        "-l", "--selector", metavar="LABELS", help="only with labels such as app=web,tier!=cache"
+    )
+    ls.add_argument("-w", "--watch", action="store_true", help="go on with a line for each change")
+    add_output(ls, NAME)
 
-    with open_tables(options.home(arguments)) as tables:
-        rows(arguments.output, COLUMNS, show.services(tables))
-    return 0
+
+def _ls(arguments: argparse.Namespace) -> int:
+    from kpbpf.cli import svc_list
+
+    if arguments.selector is not None:
+        from kpbpf.cli import selector
+
+        arguments.selector = selector.read(arguments.selector)
+    return svc_list.ls(arguments)
 
 
 def _get(arguments: argparse.Namespace) -> int:
-    from kpbpf.address import with_port
-    from maps import show
-    from maps.table import open_tables
+    from kpbpf.cli import svc_get
 
-    asked = arguments.service
-    place = options.ip_and_port_or_none(asked)
-    address = with_port(*place) if place else ""
-    with open_tables(options.home(arguments)) as tables:
-        names = {
-            row["name"]
-            for row in show.services(tables)
-            if (_address(row) == address if place else options.names(asked, row["name"]))
-        }
-        found = [row for name in sorted(names) for row in show.services(tables, name, True)]
-        pods = {ip: row["name"] for row in show.endpoints(tables) for ip in row["ips"]}
-    if not found:
-        raise NotFound(f"there is no Service {asked}; `kpbpf svc ls` lists those there are")
-    if arguments.output in ("json", "yaml"):
-        document(arguments.output, found)
-        return 0
-    for number, row in enumerate(found):
-        print(end="\n" if number else "")
-        _show(arguments.output, row, pods)
-    return 0
-
-
-def _show(output: str, row: "show.ServiceRow", pods: dict[str, str]) -> None:
-    """Print one served address: what is said of it, then its backends."""
-    affinity = f"client address, {age(row['affinity_sec'])}" if row["affinity_sec"] else "none"
-    facts(
-        [
-            ("Name", row["name"]),
-            ("Address", _address(row)),
-            ("Protocol", row["protocol"]),
-            ("Affinity", affinity),
-            ("Traffic policy", row["internal_traffic_policy"]),
-            ("Endpoints", f"{row['endpoints']}, {row['local_endpoints']} of them on this node"),
-        ]
-    )
-    backends = [
-        {
-            "backend": backend,
-            "local": "yes" if backend in row["local_backends"] else "no",
-            "pod": pods.get(backend.rpartition(":")[0].strip("[]")),
-        }
-        for backend in dict.fromkeys([*row["backends"], *row["local_backends"]])
-    ]
-    if backends:
-        print()
-        rows(output, BACKENDS, backends)
-
-
-def _address(row: "show.ServiceRow") -> str:
-    host = f"[{row['address']}]" if ":" in row["address"] else row["address"]
-    return f"{host}:{row['port']}"
+    return svc_get.get(arguments)
 
 
 def _add(arguments: argparse.Namespace) -> int:

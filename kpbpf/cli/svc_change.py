@@ -16,12 +16,11 @@ from kpbpf.cli.byhand import ByHand
 from kpbpf.errors import KpbpfError, NotFound, Usage
 from kpbpf.home import Home
 from kpbpf.status import daemon_pid
-from maps import show
+from maps import show, show_services
 from maps.abi import FrontendKey, NameKey, NameKind
 from maps.table import Tables, open_tables
 
 WAIT_SEC = 5.0
-_SCTP = options.PROTOCOLS["sctp"]
 
 
 def asked_for(arguments: argparse.Namespace) -> ByHand:
@@ -33,8 +32,6 @@ def asked_for(arguments: argparse.Namespace) -> ByHand:
         shown = with_port(*backend)
         if is_ipv4(backend[0]) != is_ipv4(addr):
             raise Usage(f"--backend={shown} is of another address family than the Service")
-        if proto == _SCTP and backend[1] != port:
-            raise Usage(f"--backend={shown}: SCTP ports are not rewritten, use port {port}")
     namespace, name = byhand.NAMESPACE, byhand.default_name(addr, port, proto)
     if arguments.name:
         namespace, name = _split_name(arguments.name)
@@ -116,7 +113,7 @@ def _serves(tables: Tables, service: ByHand) -> bool:
     place = _place(service)
     (row,) = (
         row
-        for row in show.services(tables, _owner_port(tables, service), True)
+        for row in show_services.service(tables, _owner_port(tables, service))
         if (row["address"], row["port"], row["protocol"]) == place
     )
     wanted = sorted(with_port(*backend) for backend in service.backends)
@@ -172,7 +169,7 @@ def _find(home: Home, tables: Tables, asked: str, protocol: str | None) -> tuple
         )
     served = any(
         f"{row['address']}:{row['port']}" == asked or options.names(asked, row["name"])
-        for row in show.services(tables)
+        for row in show_services.services(tables)
     )
     if served:
         raise NotFound(f"Service {asked} was not made by hand: take it out of its manifest")

@@ -1,17 +1,19 @@
 """`kpbpf trace FROM TO PORT`: what the live programs would do with one packet, in words.
 
-Builds a packet, runs it through the attached from_pod program by BPF_PROG_TEST_RUN, and tells
-what the program said. Its mark makes the programs leave the maps alone, and nothing is sent.
+Builds a packet, runs it through the attached from_pod program by BPF_PROG_TEST_RUN (from_wire,
+if it comes by an uplink), and tells what the program said. Its mark makes the programs leave the
+maps alone, and nothing is sent.
 """
 
 import argparse
 import errno
 import random
 import struct
-from collections.abc import Mapping
+from _socket import if_nametoindex
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from kpbpf.address import Address, from_text, is_ipv4, to_text, with_port
+from kpbpf.address import UNSPECIFIED4, ZERO, Address, from_text, is_ipv4, to_text, with_port
 from kpbpf.cli import options
 from kpbpf.cli.ep import choose
 from kpbpf.cli.output import Row, add_output, document, facts
@@ -19,6 +21,7 @@ from kpbpf.datapath.frame import ICMP, PROTOCOLS, Packet, build, read
 from kpbpf.errors import NotFound, Usage
 from maps import abi, show
 from maps.abi import Hook, Step, Verdict, short
+from maps.layout import U32
 from maps.table import Tables
 
 ORDER = (
@@ -29,16 +32,21 @@ ORDER = (
     Step.FLOW_JUDGED_AGAIN,
     Step.BACKEND_GONE,
     Step.SOURCE_CHECKED,
+    Step.NODE_PORT,
     Step.SERVICE,
     Step.AFFINITY,
     Step.BACKEND_RANDOM,
+    Step.MASQUERADED,
     Step.SOURCE_PORT,
     Step.HAIRPIN,
     Step.FLOW_CREATED,
+    Step.MASQUERADE_UNDONE,
     Step.DESTINATION_REWRITTEN,
     Step.SOURCE_REWRITTEN,
     Step.TTL_SPENT,
     Step.LOCAL_POD,
+    Step.ROUTED,
+    Step.TO_NODE,
     Step.TO_STACK,
     Step.REFUSED,
 )
@@ -49,6 +57,7 @@ kpbpf trace 10.42.0.2 10.96.0.100 5201
 kpbpf trace pod-a 10.96.0.53 53 --protocol udp
 kpbpf trace default/client fd42::3 --protocol icmp
 kpbpf trace 1 10.96.0.100 80 --source-port 41000    # a packet of a connection that stands
+kpbpf trace --uplink eth0 203.0.113.9 192.0.2.10 30080    # a client outside, and a NodePort
 """
 
 
@@ -63,7 +72,9 @@ class Outcome(NamedTuple):
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add what to send from where."""
     parser.add_argument(
-        "source", metavar="FROM", help="endpoint: id, address, host interface, name"
+        "source",
+        metavar="FROM",
+        help="endpoint: id, address, host interface, name; with --uplink any address",
     )
     parser.add_argument("to", metavar="TO", help="address of a Service or anything else")
     parser.add_argument("port", metavar="PORT", nargs="?", help="destination port; none for icmp")
@@ -74,6 +85,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--source-port",
         metavar="PORT",
         help="of a connection that stands; a random one if not given",
+    )
+    parser.add_argument(
+        "--uplink", metavar="INTERFACE", help="the packet comes from the network, by this uplink"
     )
     add_output(parser)
     options.command(
@@ -91,18 +105,54 @@ def _call(arguments: argparse.Namespace) -> int:
     home = options.home(arguments)
     with open_tables(home) as tables:
         endpoints = show.endpoints(tables)
-        source = choose(endpoints, arguments.source)
-        sent = _packet(arguments, source)
-        frame = build(sent, _mac(source["pod_mac"]), _mac(source["node_mac"]))
-        with ready.live_program(home, source["ifindex"], Hook.FROM_POD) as program:
-            outcome = run(program, frame, source["ifindex"])
-        row = explain(tables, read(frame), outcome, endpoints)
-    row = {"from": {key: source[key] for key in ("id", "name", "host", "ips")}, **row}
+        origin = _uplink(tables, arguments) if arguments.uplink else _pod_of(endpoints, arguments)
+        sent = _packet(arguments, origin)
+        frame = build(sent, origin.src_mac, origin.dst_mac)
+        with ready.live_program(home, origin.ifindex, origin.hook) as program:
+            outcome = run(program, frame, origin.ifindex)
+        row = {"from": origin.row, **explain(tables, read(frame), outcome, endpoints)}
     if arguments.output in ("json", "yaml"):
         document(arguments.output, row)
     else:
         _tell(row)
     return 0
+
+
+class Origin(NamedTuple):
+    """Where a packet comes from: by which interface and hook, from which addresses."""
+
+    hook: Hook
+    ifindex: int
+    addresses: Sequence[Address]
+    src_mac: bytes
+    dst_mac: bytes
+    row: Row
+    """For people and machines; `named` is what people call it."""
+
+
+def _pod_of(endpoints: Sequence[Row], arguments: argparse.Namespace) -> Origin:
+    row = choose(endpoints, arguments.source)
+    asked = options.ip_or_none(arguments.source)
+    own = [asked] if asked else [from_text(ip) for ip in row["ips"]]
+    told = {key: row[key] for key in ("id", "name", "host", "ips")}
+    told["named"] = f"endpoint {row['id']} ({row['name'] or row['host']})"
+    macs = _mac(row["pod_mac"]), _mac(row["node_mac"])
+    return Origin(Hook.FROM_POD, row["ifindex"], own, *macs, told)
+
+
+def _uplink(tables: Tables, arguments: argparse.Namespace) -> Origin:
+    name = arguments.uplink
+    try:
+        ifindex = if_nametoindex(name)
+    except OSError:
+        raise NotFound(f"there is no interface {name} in this network namespace") from None
+    device = tables.devices.get(U32(ifindex))
+    if device is None:
+        raise NotFound(f"{name} is no uplink: `kpbpf node` lists those of this node")
+    source = options.ip(arguments.source)
+    told = {"uplink": name, "ifindex": ifindex, "ips": [to_text(source)]}
+    told["named"] = f"the network, by uplink {name}"
+    return Origin(Hook.FROM_WIRE, ifindex, [source], _SOMEBODY, device.mac, told)
 
 
 def run(program: int, frame: bytes, ifindex: int) -> Outcome:
@@ -121,6 +171,9 @@ def run(program: int, frame: bytes, ifindex: int) -> Outcome:
     verdict, steps = struct.unpack_from("=II", result.context, _CB)
     return Outcome(verdict, steps, result.data)
 
+
+_SOMEBODY = bytes.fromhex("020000000001")
+"""A neighbour's MAC address; nobody looks at it."""
 
 _CB = 48
 _MARKS = (0x6B706270, 0x74726163)  # "kpbp", "trac"; the programs know them too, see packet.h
@@ -148,7 +201,9 @@ def explain(
         details |= dict.fromkeys((Step.AFFINITY, Step.BACKEND_RANDOM), backend)
         details[Step.DESTINATION_REWRITTEN] = backend
     if after:
-        details[Step.SOURCE_REWRITTEN] = with_port(after.src, after.src_port)
+        client = with_port(after.src, after.src_port)
+        details |= dict.fromkeys((Step.SOURCE_REWRITTEN, Step.MASQUERADED), client)
+        details[Step.MASQUERADE_UNDONE] = with_port(after.dst, after.dst_port)
     to_backend = after if outcome.verdict == Verdict.PASS_TO_BACKEND else None
     return {
         "verdict": short(Verdict, outcome.verdict),
@@ -178,10 +233,9 @@ def _steps(taken: int, details: Mapping[Step, str | None]) -> list[dict[str, str
 
 
 def _tell(row: Row) -> None:
-    source = row["from"]
     facts(
         [
-            ("From", f"endpoint {source['id']} ({source['name'] or source['host']})"),
+            ("From", row["from"]["named"]),
             ("Packet", row["before"]),
         ]
     )
@@ -198,7 +252,7 @@ def _tell(row: Row) -> None:
     facts(pairs)
 
 
-def _packet(arguments: argparse.Namespace, source: Row) -> Packet:
+def _packet(arguments: argparse.Namespace, origin: Origin) -> Packet:
     dst = options.ip(arguments.to)
     proto = PROTOCOLS[arguments.protocol]
     src_port = options.port(arguments.source_port) if arguments.source_port else _ephemeral_port()
@@ -212,13 +266,11 @@ def _packet(arguments: argparse.Namespace, source: Row) -> Packet:
         raise Usage(
             f"which port? say PORT, as in `kpbpf trace {arguments.source} {arguments.to} 80`"
         )
-    return Packet(_source_address(arguments, source, dst), dst, proto, src_port, dst_port)
+    return Packet(_source_address(arguments, origin, dst), dst, proto, src_port, dst_port)
 
 
-def _source_address(arguments: argparse.Namespace, source: Row, dst: Address) -> Address:
-    asked = options.ip_or_none(arguments.source)
-    own = [asked] if asked else [from_text(ip) for ip in source["ips"]]
-    fitting = [addr for addr in own if is_ipv4(addr) == is_ipv4(dst)]
+def _source_address(arguments: argparse.Namespace, origin: Origin, dst: Address) -> Address:
+    fitting = [addr for addr in origin.addresses if is_ipv4(addr) == is_ipv4(dst)]
     if not fitting:
         family = "IPv4" if is_ipv4(dst) else "IPv6"
         raise Usage(f"{arguments.source} has no {family} address to reach {to_text(dst)} from")
@@ -230,11 +282,18 @@ def _ephemeral_port() -> int:
 
 
 def _service(tables: Tables, sent: Packet) -> str | None:
-    frontend = tables.frontends.get(abi.FrontendKey(sent.dst, sent.dst_port, sent.proto))
-    if frontend is None:
-        return None
-    name = tables.names.get(abi.NameKey(abi.NameKind.SERVICE, frontend.service))
-    return name.text if name else f"service {frontend.service}"
+    for addr in (sent.dst, UNSPECIFIED4 if is_ipv4(sent.dst) else ZERO):
+        frontend = tables.frontends.get(abi.FrontendKey(addr, sent.dst_port, sent.proto))
+        # At the unspecified address stand NodePorts, which only this node's addresses have.
+        if frontend is not None and (addr == sent.dst or _serves_node_ports(tables, sent.dst)):
+            name = tables.names.get(abi.NameKey(abi.NameKind.SERVICE, frontend.service))
+            return name.text if name else f"service {frontend.service}"
+    return None
+
+
+def _serves_node_ports(tables: Tables, addr: Address) -> bool:
+    found = tables.addresses.get(abi.AddressKey(addr))
+    return found is not None and bool(found.flags & abi.AddressFlag.NODE_PORT)
 
 
 def _pod(pods: Mapping[str, Row], addr: Address) -> str | None:

@@ -15,9 +15,9 @@ from controllers.health import Health
 from controllers.kubeproxy import Timings
 from controllers.observed import Observed
 from controllers.pages import health_pages, metrics_pages
-from controllers.pods import PodsController
 from controllers.services import ServicesController
 from kpbpf import notify, status
+from kpbpf.daemon.datapath import Datapath
 from kpbpf.daemon.servers import HEALTH_REASON, METRICS_REASON, Servers, Wanted
 from kpbpf.home import Home
 from kpbpf.kube.cluster import ClusterSource
@@ -110,19 +110,22 @@ class Account:
         self,
         sources: Sources,
         services: ServicesController,
-        pods: PodsController | None,
+        datapath: Datapath | None,
         failures: dict[str, int],
     ) -> None:
         """Bring notes and status file up to date, and say to systemd how we are."""
         seen = self.seen
         seen.services = services.status()
-        found = pods.status() if pods else ()
-        seen.pods = found
-        if pods:
-            seen.reattachments, seen.program_swaps = pods.restored, pods.swapped
+        found = datapath.pods.status() if datapath else ()
+        if datapath:
+            pods, uplinks = datapath.pods, datapath.uplinks
+            seen.pods, seen.uplinks = found, uplinks.status()
+            seen.reattachments = pods.restored + uplinks.restored
+            seen.program_swaps = pods.swapped + uplinks.swapped
         seen.problems = [*sources.problems(), *services.problems()]
         seen.retried = failures
         failing = {name: _times(count) for name, count in failures.items()}
+        failing |= {f"uplink {one.ifname}": one.why_not for one in seen.uplinks if one.why_not}
         if seen.services.held:
             failing["Services"] = seen.services.held
         if self.spoiled:

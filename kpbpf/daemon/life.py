@@ -14,14 +14,16 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from controllers import flows
-from controllers.following import Following
-from controllers.hooks import KernelHooks
 from controllers.loop import Loop
 from controllers.services import ServicesController
 from kpbpf import log, notify
+from kpbpf.address import Address
 from kpbpf.daemon.account import Account
+from kpbpf.daemon.answers import Answers
+from kpbpf.daemon.datapath import Datapath
+from kpbpf.daemon.questions import questions
 from kpbpf.daemon.servers import Servers
+from kpbpf.daemon.service_health import ServiceHealth
 from kpbpf.daemon.watched import WatchedFiles
 from kpbpf.datapath import bpffs, kernel, programs
 from kpbpf.errors import Fix
@@ -34,14 +36,15 @@ from kpbpf.kube.source import Change, Sources
 from kpbpf.model.event import Event
 from kpbpf.model.objects import Key, Node
 from kpbpf.settings import Settings, read
-from maps import config, show
+from maps import config
 from maps.abi import ConfigFlag
 from maps.table import Tables, open_tables
 
-SWEEP_SEC = 5.0
-MEASURE_SEC = 15.0
 STATUS_SEC = 2.0
 CONFIG_SEC = 1.0
+
+HEALTH_PORTS_SEC = 5.0
+"""At the latest, addresses that the node was given are answered at."""
 
 EVENTS_SEC = 1.0
 """To post the last Events at the end."""
@@ -108,14 +111,23 @@ class Daemon:
         self._cluster = ClusterSource(session, settings.node) if session else None
         self._sources = Sources([files, *([self._cluster] if self._cluster else [])])
         self._recorder = Recorder(session, settings.node) if session else None
-        self._following: Following | None = None
+        self._datapath: Datapath | None = None
         self._services = ServicesController(
-            tables, settings.node, home.writer_lock, self._sources.where, self._sources.unread
+            tables,
+            settings.node,
+            home.writer_lock,
+            self._sources.where,
+            self._sources.unread,
+            tell=self._tell,
         )
         self._account = Account(home, settings, tables, session, self._cluster)
         if self._recorder:
             recorder = self._recorder
             self._account.seen.events_dropped = lambda: recorder.dropped
+        healthy = self._account.health.healthy
+        self._load_balancers = ServiceHealth(
+            settings.node, self._tell, healthy, self._node_port_addresses
+        )
         self._policies = False
         """Whether there was a NetworkPolicy."""
         self._files = WatchedFiles(settings.files)
@@ -129,15 +141,18 @@ class Daemon:
             stack.enter_context(_signals(self._stop))
             stack.callback(self._end)
             self._start_servers(stack)
+            stack.callback(self._load_balancers.close)
             self._sources.start(self._heard)
             stack.callback(self._sources.close)
-            self._following = following = self._follow_pods()
-            stack.callback(following.close)
+            self._datapath = Datapath(
+                self._home, self._settings, self._tables, self._tell, self._account.seen
+            )
+            stack.callback(self._datapath.close)
             stack.enter_context(_thread("housekeeping", self._house.run))
             stack.callback(self._stop)  # the thread is joined after this
-            following.start(self._loop)
+            self._datapath.start(self._loop, self._house)
             self._account.loaded()
-            programs.remove_stale(self._home)
+            self._answer_questions(stack)
             self._plan()
             notify.notify(notify.READY)
             self._loop.run()
@@ -150,24 +165,22 @@ class Daemon:
         stack.callback(servers.stop)  # first: the second server may fail when the first one runs
         self._account.start_servers(servers)
 
-    def _follow_pods(self) -> Following:
-        """Have programs for this node's pods."""
-        started, before = time.monotonic(), {one.hash for one in programs.present(self._home)}
-        pins = programs.ensure_programs(self._home)
-        (version,) = {pin.parent.name for pin in pins.values()}
-        self._account.seen.program_loads += version not in before
-        _LOG.info("programs %s ready in %.2f s", version, time.monotonic() - started)
-        hooks = KernelHooks(self._home, pins, followed=True)
-        prefixes = self._settings.pod_interface_prefixes
-        node = self._settings.node
-        return Following(self._home, self._tables, hooks, node, self._tell, prefixes)
+    def _answer_questions(self, stack: ExitStack) -> None:
+        datapath = self._datapath
+        looks = questions(
+            self._services,
+            self._settings.node,
+            datapath.uplinks.status if datapath else tuple,
+        )
+        answers = Answers(self._home, self._loop, looks)
+        stack.callback(answers.stop)
+        self._loop.add("answers", answers.start)
 
     def _plan(self) -> None:
         """Ask for everything that is done now, or again and again."""
         self._loop.add("objects", self._take_up)
         self._loop.every(STATUS_SEC, "status", self._tell_status)
-        self._house.every(SWEEP_SEC, "flow sweep", self._sweep)
-        self._house.every(MEASURE_SEC, "map usage", self._measure)
+        self._loop.every(HEALTH_PORTS_SEC, "health check ports", self._tell_load_balancers)
         self._house.every(CONFIG_SEC, "configuration", self._look_at_files)
         watchdog_sec = notify.watchdog_sec()
         if watchdog_sec:
@@ -210,46 +223,50 @@ class Daemon:
             if changes or first or services.status().pending:
                 services.work()
                 account.wrote(services, time.perf_counter() - started)
+                self._tell_datapath()
         finally:
             account.written(services)
+            self._loop.add("health check ports", self._tell_load_balancers)
             self._loop.add("status", self._tell_status, SETTLE_SEC)
         if first:
+            self._take_back()
             took_sec, writes = time.time() - account.seen.started, services.status().writes
             _LOG.info("in sync after %.2f s, %d entries written", took_sec, writes)
             gc.freeze()  # what a cluster is made of stays: no collection need look at it again
 
+    def _take_back(self) -> None:
+        """New connections are ours again, if `kpbpf cleanup --keep-connections` gave them away."""
+        with self._home.writer_lock():
+            if config.set_hand_over(self._tables, False):
+                _LOG.info("new connections to Services are no longer another proxy's")
+
     def _hand_on(self, changes: list[Change]) -> None:
         """Tell controllers and health what changed."""
-        following = self._following if self._settings.follow_pods else None
         for change in changes:
             self._services.changed(change.key, change.model)
-            if change.key.kind == "Pod" and following:
-                following.pods.changed(change.key, change.model)
-            elif change.key == self._node:
+            self._load_balancers.changed(change.key, change.model)
+            if change.key == self._node:
                 node = change.model
                 self._account.node(node if isinstance(node, Node) else None)
             elif change.key.kind == "NetworkPolicy" and not self._policies:
                 self._policies = True
                 _LOG.warning("%s is not enforced, nor are others: not in this version", change.key)
-        if self._cluster and self._cluster.has_read("Pod") and following:
-            following.pods.synced()
-        if following and any(change.key.kind == "Pod" for change in changes):
-            following.wake()
+        if self._datapath:
+            pods_read = self._cluster is not None and self._cluster.has_read("Pod")
+            self._datapath.changed(changes, pods_read)
+            self._datapath.wake()
+
+    def _tell_datapath(self) -> None:
+        """What follows from Services that were written."""
+        if self._datapath:
+            self._datapath.written()
+            self._datapath.wake()
 
     def _all_read(self) -> bool:
         """Whether every source was read once; the first sync removes what none of them knows."""
         awaited = self._sources.awaited()
         self._account.awaits(awaited)
         return not awaited
-
-    def _sweep(self) -> None:
-        counted = bool(self._settings.service_metrics)
-        self._account.seen.take_sweep(flows.sweep(self._tables, kernel.now_ns(), counted))
-
-    def _measure(self) -> None:
-        seen, most = self._account.seen, self._settings.service_metrics
-        seen.maps = show.map_usage(self._tables)
-        seen.own_services = flows.first_services(self._tables, most) if most else {}
 
     def _look_at_files(self) -> None:
         """End when the configuration says something else (A57); go on where it is broken."""
@@ -276,11 +293,19 @@ class Daemon:
         if self._recorder:
             self._recorder.tell(event)
 
+    def _node_port_addresses(self) -> list[Address] | None:
+        return self._datapath.node_port_addresses() if self._datapath else None
+
+    def _tell_load_balancers(self) -> None:
+        """Answer at healthCheckNodePorts, with what the maps hold by now."""
+        if self._account.seen.synced:
+            self._load_balancers.work()
+
     def _tell_status(self) -> None:
         self._account.tell(
             self._sources,
             self._services,
-            self._following.pods if self._following else None,
+            self._datapath,
             self._loop.failures | self._house.failures,
         )
 

@@ -6,7 +6,7 @@ lock. Everything about an attachment is in the kernel and in pins: nothing is re
 
 import os
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
@@ -18,16 +18,30 @@ from maps.abi import ABI_VERSION
 
 Mechanism = Literal["tcx", "clsact"]
 
-ORDER = ("to_pod", "from_pod")
-"""Put on in this order, taken off in the other: no packet goes out to a Service whose reply
-would not be restored."""
+Place = tuple[str, str]
+"""The programs of one kind of interface. Put on in this order, taken off in the other: no packet
+goes out to a Service whose reply would not be restored."""
+
+POD: Place = ("to_pod", "from_pod")
+"""Host-side interface of a pod."""
+
+WIRE: Place = ("to_wire", "from_wire")
+"""Uplink."""
+
+WIRE_L3: Place = ("to_wire_l3", "from_wire_l3")
+"""Uplink whose packets have no Ethernet header."""
+
+PLACES = (POD, WIRE, WIRE_L3)
 
 
 class Way(Protocol):
     """What both mechanisms can do; `links` is where they keep what they need to remember."""
 
     def put(self, links: Path, ifindex: int, program: str, fd: int) -> bool:
-        """Have an interface run a program; True when nothing of ours was there before."""
+        """Have an interface run a program; True when nothing of ours was at its hook before.
+
+        One of ours for another kind of place gives way to it in the same atomic step.
+        """
 
     def remove(self, links: Path, ifindex: int, program: str) -> bool:
         """Take a program of ours off; False when there was none."""
@@ -61,27 +75,28 @@ def mechanism() -> Mechanism:
     raise Usage(f"KPBPF_ATTACH is {chosen!r}, expected tcx, clsact or auto")
 
 
-def attach(home: Home, ifindex: int, programs: Mapping[str, Path]) -> None:
-    """Have an interface run these pinned programs, each at its hook, ahead of others' there.
+def attach(home: Home, ifindex: int, programs: Mapping[str, Path], place: Place = POD) -> None:
+    """Have an interface run the pinned programs of a place, ahead of others' at their hooks.
 
-    One of ours that runs there already is swapped in one atomic step. All or, when it fails,
-    none that was not there before. LinkGone when the interface is gone; ForeignProgram when
-    the place under clsact is taken.
+    Whatever of ours runs there already, also as another kind of place, is swapped in one atomic
+    step. All or, when it fails, none where nothing was before. LinkGone when the interface is
+    gone; ForeignProgram when the place under clsact is taken.
     """
     links = home.links_dir(ABI_VERSION)
     way = mechanism()
     fresh: dict[str, bool] = {}
     with home.writer_lock():
         try:
-            for program in ORDER:
+            for program in place:
                 fresh[program] = _put(way, links, ifindex, program, programs[program])
         except BaseException:
             for program in (name for name, new in fresh.items() if new):
                 _MECHANISMS[way].remove(links, ifindex, program)
             raise
-        for other in _MECHANISMS.keys() - {way}:
-            for program in ORDER:
-                _MECHANISMS[other].remove(links, ifindex, program)
+        for name, other in _MECHANISMS.items():
+            for program in _programs(PLACES):
+                if name != way or program not in place:
+                    other.remove(links, ifindex, program)
 
 
 def _put(way: str, links: Path, ifindex: int, program: str, pin: Path) -> bool:
@@ -106,7 +121,7 @@ def replace(home: Home, programs: Mapping[str, Path]) -> int:
     swapped = 0
     with home.writer_lock():
         for one in attachments(home):
-            if one.program_id and one.program_id != wanted[one.program]:
+            if one.program_id and one.program_id != wanted.get(one.program, one.program_id):
                 _put(one.mechanism, links, one.ifindex, one.program, programs[one.program])
                 swapped += 1
     return swapped
@@ -120,15 +135,22 @@ def _id(pin: Path) -> int:
         os.close(fd)
 
 
-def detach(home: Home, ifindex: int) -> bool:
-    """Take all that is ours off an interface, present or gone; False when there was nothing."""
+def detach(home: Home, ifindex: int, places: Iterable[Place] = PLACES) -> bool:
+    """Take what is ours off an interface, present or gone; False when there was nothing.
+
+    Only what belongs to these places: it may have become another since.
+    """
     links = home.links_dir(ABI_VERSION)
     removed = False
     with home.writer_lock():
-        for program in reversed(ORDER):
+        for program in reversed(_programs(places)):
             for way in _MECHANISMS.values():
                 removed |= way.remove(links, ifindex, program)
     return removed
+
+
+def _programs(places: Iterable[Place]) -> list[str]:
+    return [program for place in places for program in place]
 
 
 def attachments(home: Home) -> list[Attachment]:

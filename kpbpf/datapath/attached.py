@@ -20,19 +20,21 @@ from maps.abi import ABI_VERSION
 _SPARE_FILES = 512
 """Of the files that this process may open, those left for everything else."""
 
-_LINKS = tuple(f"-{program}" for program in tcx.ATTACH_TYPE)
-
 
 class Attached:
     """The programs of ours on interfaces of the calling thread's network namespace.
 
     With `followed`, somebody listens to the kernel and calls `touch`; without, filters are all
-    read each time. A file descriptor is kept for each link, as far as the limit allows.
+    read each time. A file descriptor is kept for each link, as far as the limit allows. Looks
+    only for these `programs`: what belongs to another kind of place is not seen.
     """
 
-    def __init__(self, home: Home, followed: bool = False) -> None:
+    def __init__(
+        self, home: Home, followed: bool = False, programs: Iterable[str] = tcx.ATTACH_TYPE
+    ) -> None:
         self._links = home.links_dir(ABI_VERSION)
         self._followed = followed
+        self._programs = frozenset(programs)
         self._kept: dict[str, tuple[int, int]] = {}
         """Pin's name to (inode, file descriptor)."""
         self._room = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _SPARE_FILES
@@ -45,7 +47,7 @@ class Attached:
             self._filters.clear()
             return
         for ifindex in ifindexes:
-            for program in tcx.ATTACH_TYPE:
+            for program in self._programs:
                 self._filters.pop(f"{ifindex}-{program}-clsact", None)
 
     def look(self) -> dict[int, dict[str, int]]:
@@ -58,9 +60,10 @@ class Attached:
         pins: dict[str, int] = {}
         notes = []
         for name, inode in entries:
-            if name.endswith(_LINKS):
+            _, _, program = name.partition("-")
+            if program in self._programs:
                 pins[name] = inode
-            elif name.endswith("-clsact"):
+            elif program.removesuffix("-clsact") in self._programs:
                 notes.append(name)
         for name, program_id in self._links_now(pins).items():
             ifindex, _, program = name.partition("-")

@@ -18,8 +18,18 @@ from kpbpf.errors import ForeignProgram, KpbpfError, LinkGone, MissingKernelFeat
 if TYPE_CHECKING:
     from pyroute2 import IPRoute
 
-PARENT = {"from_pod": 0xFFFFFFF2, "to_pod": 0xFFFFFFF3}
-"""clsact's ingress and egress."""
+INGRESS, EGRESS = 0xFFFFFFF2, 0xFFFFFFF3
+"""clsact's own places on an interface."""
+
+PARENT = {
+    "from_pod": INGRESS,
+    "to_pod": EGRESS,
+    "from_wire": INGRESS,
+    "to_wire": EGRESS,
+    "from_wire_l3": INGRESS,
+    "to_wire_l3": EGRESS,
+}
+"""Every program that runs on interfaces, and where."""
 
 NAME = "kpbpf"
 HANDLE = 1
@@ -41,16 +51,23 @@ class Filter(NamedTuple):
 
 
 def put(links: Path, ifindex: int, program: str, fd: int) -> bool:
-    """Have an interface run a program; True when nothing of ours was there before."""
+    """Have an interface run a program; True when nothing of ours was at its hook before.
+
+    A filter of ours that is there for another kind of place is this one's from then on.
+    """
     note = _note(links, ifindex, program)
-    present = note.exists()
+    others = _others(links, ifindex, program)
+    present = note.exists() or bool(others)
     note.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
-        return _put(links, ifindex, program, fd)
+        fresh = _put(links, ifindex, program, fd)
     except BaseException:
         if not present:
             remove(links, ifindex, program)
         raise
+    for other in others:
+        other.rmdir()
+    return fresh
 
 
 def _put(links: Path, ifindex: int, program: str, fd: int) -> bool:
@@ -73,10 +90,11 @@ def remove(links: Path, ifindex: int, program: str) -> bool:
         return False
     with _netlink() as netlink:
         ours = _ours(netlink, ifindex, program)
-        if ours is not None:
+        if ours is not None and not _others(links, ifindex, program):
             _filter(netlink, "del-filter", ifindex, program, ours.priority, {})
         qdisc = links / f"{ifindex}-qdisc"
-        if qdisc.exists() and not any(filters(netlink, ifindex, hook) for hook in PARENT):
+        in_use = any(filters(netlink, ifindex, hook) for hook in ("from_pod", "to_pod"))
+        if qdisc.exists() and not in_use:
             _tc(netlink, ifindex, ("del", "clsact", ifindex), tolerated=_GONE)
             qdisc.rmdir()
     note.rmdir()
@@ -199,6 +217,13 @@ def _netlink() -> "IPRoute":
 
 def _note(links: Path, ifindex: int, program: str) -> Path:
     return links / f"{ifindex}-{program}-clsact"
+
+
+def _others(links: Path, ifindex: int, program: str) -> list[Path]:
+    """Notes of the programs that share this one's hook, and so its one filter."""
+    sharing = [name for name, hook in PARENT.items() if hook == PARENT[program] and name != program]
+    notes = (_note(links, ifindex, name) for name in sharing)
+    return [note for note in notes if note.exists()]
 
 
 def _priority() -> int:

@@ -30,8 +30,10 @@ def require(home: Home) -> None:
 
 
 def _require_map_kind(kind: MapKind, flags: int) -> None:
+    # A trie's key is the length of a prefix, and what it is a prefix of.
+    key_size = 8 if kind == MapKind.LPM_TRIE else 4
     try:
-        fd = bpf.map_create(kind, 4, 8, 1, flags, "kp_probe")
+        fd = bpf.map_create(kind, key_size, 8, 1, flags, "kp_probe")
     except OSError as error:
         if error.errno in (errno.EPERM, errno.EACCES):
             raise NotRoot("use bpf(2)") from None

@@ -1,4 +1,4 @@
-"""What changes on this node's network, as the kernel tells it: links, neighbours, routes, filters.
+"""What changes on this node's network, as the kernel tells it: links, addresses, routes, filters.
 
 A thread listens and notes; it wakes the loop with a coarse reason, and `take` hands out what was
 noted since. A tcx program that is removed sends no message: that is polled (`attached`).
@@ -24,8 +24,8 @@ from kpbpf.datapath.interfaces import host_route_in, neighbour_in
 
 _LOG = log.get(__name__)
 
-_GROUPS = (1, 3, 4, 7, 11)
-"""RTNLGRP_LINK, NEIGH, TC, IPV4_ROUTE, IPV6_ROUTE."""
+_GROUPS = (1, 3, 4, 5, 7, 9, 11)
+"""RTNLGRP_LINK, NEIGH, TC, IPV4_IFADDR, IPV4_ROUTE, IPV6_IFADDR, IPV6_ROUTE."""
 
 _BUFFER = 4 << 20
 _SO_RCVBUFFORCE = 33
@@ -33,7 +33,7 @@ _REMEMBERED = 8192
 """Neighbours whose MAC is remembered, so that only another one is news."""
 
 LINKS, NEIGHBOURS, ROUTES, FILTERS = "links", "neighbours", "routes", "filters"
-EVERYTHING = "everything"
+ADDRESSES, EVERYTHING = "addresses", "everything"
 
 Wake = Callable[[frozenset[str]], None]
 """Told of the reasons, in the monitor's thread."""
@@ -48,6 +48,9 @@ class News(NamedTuple):
     """Have another MAC address, or another route of their own."""
     routes: bool = False
     """Wider routes."""
+    default_routes: bool = False
+    own_addresses: bool = False
+    """This node's own, of any interface."""
     filters: frozenset[int] = frozenset()
     """Interfaces where a tc filter or qdisc came or went; ours included."""
     everything: bool = False
@@ -145,7 +148,11 @@ class Monitor:
                 self._news.addresses.add(address)
             else:
                 self._news.routes = True
+                self._news.default_routes |= body[1] == 0  # the length of the prefix
             return ROUTES
+        if kind in (netlink.NEWADDR, netlink.DELADDR):
+            self._news.own_addresses = True
+            return ADDRESSES
         if kind in (netlink.NEWNEIGH, netlink.DELNEIGH):
             return self._note_neighbour(kind, body)
         return None
@@ -173,6 +180,8 @@ class _Notes:
         self.links: set[int] = set()
         self.addresses: set[Address] = set()
         self.routes = False
+        self.default_routes = False
+        self.own_addresses = False
         self.filters: set[int] = set()
         self.everything = False
 
@@ -181,6 +190,8 @@ class _Notes:
             frozenset(self.links),
             frozenset(self.addresses),
             self.routes,
+            self.default_routes,
+            self.own_addresses,
             frozenset(self.filters),
             self.everything,
         )

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple, Self
 
 NEWLINK, DELLINK, GETLINK = 16, 17, 18
-GETADDR = 22
+NEWADDR, DELADDR, GETADDR = 20, 21, 22
 NEWROUTE, DELROUTE, GETROUTE = 24, 25, 26
 NEWNEIGH, DELNEIGH, GETNEIGH = 28, 29, 30
 NEWQDISC, DELQDISC = 36, 37

@@ -13,7 +13,15 @@ from pathlib import Path
 from kpbpf.errors import LinkGone, MissingKernelFeature, NotRoot
 from maps import bpf
 
-ATTACH_TYPE = {"from_pod": bpf.TCX_INGRESS, "to_pod": bpf.TCX_EGRESS}
+ATTACH_TYPE = {
+    "from_pod": bpf.TCX_INGRESS,
+    "to_pod": bpf.TCX_EGRESS,
+    "from_wire": bpf.TCX_INGRESS,
+    "to_wire": bpf.TCX_EGRESS,
+    "from_wire_l3": bpf.TCX_INGRESS,
+    "to_wire_l3": bpf.TCX_EGRESS,
+}
+"""Every program that runs on interfaces, and where."""
 
 LOOPBACK = 1
 
@@ -30,8 +38,14 @@ def works() -> bool:
 
 
 def put(links: Path, ifindex: int, program: str, fd: int) -> bool:
-    """Have an interface run a program; True when nothing of ours was there before."""
+    """Have an interface run a program; True when nothing of ours was at its hook before.
+
+    A program of ours for another kind of place is swapped for it, and its pin renamed first: a
+    name that promises too much is put right by whoever looks next.
+    """
     pin = links / f"{ifindex}-{program}"
+    if not pin.exists():
+        _take_over(links, ifindex, program)
     if _update(pin, fd):
         return False
     pin.unlink(missing_ok=True)
@@ -45,6 +59,14 @@ def put(links: Path, ifindex: int, program: str, fd: int) -> bool:
     finally:
         os.close(link)
     return True
+
+
+def _take_over(links: Path, ifindex: int, program: str) -> None:
+    """Have the link that another program of ours has at the same hook, if there is one."""
+    for other, hook in ATTACH_TYPE.items():
+        if other != program and hook == ATTACH_TYPE[program]:
+            with contextlib.suppress(FileNotFoundError):
+                (links / f"{ifindex}-{other}").rename(links / f"{ifindex}-{program}")
 
 
 def _explained(error: OSError, ifindex: int) -> Exception:

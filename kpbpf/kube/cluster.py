@@ -39,11 +39,14 @@ _SLICES = Resource(
 _POLICIES = Resource(
     "/apis/networking.k8s.io/v1/networkpolicies", "networking.k8s.io/v1", "NetworkPolicy"
 )
+_RANGES = Resource(
+    "/apis/networking.k8s.io/v1/servicecidrs", "networking.k8s.io/v1", "ServiceCIDR", optional=True
+)
 _ALL_PODS = Resource("/api/v1/pods", "v1", "Pod")
 _NAMESPACES = Resource("/api/v1/namespaces", "v1", "Namespace")
 
 #: Without these the maps are not written (SEMANTICS A46; the node's zone decides among endpoints).
-#: Pods and policies are not waited for: if RBAC keeps us from them, Services work all the same.
+#: The others are not waited for: if RBAC keeps us from them, Services work all the same.
 _AWAITED = {"Service": "Services", "EndpointSlice": "EndpointSlices", "Node": "the node's own Node"}
 
 _LOG = log.get(__name__)
@@ -66,7 +69,7 @@ class _Kind:
 
 
 class ClusterSource:
-    """Services, EndpointSlices, own Node, Pods, NetworkPolicies and Namespaces of a cluster.
+    """Services, EndpointSlices, ServiceCIDRs, own Node, Pods, NetworkPolicies, Namespaces.
 
     Pods are this node's (SEMANTICS A3), or everybody's while a NetworkPolicy needs that. A node
     without a Node object is complete without one, as with kube-proxy; health tells of it.
@@ -92,7 +95,7 @@ class ClusterSource:
     def start(self, wake: Callable[[], None]) -> None:
         """Begin to read; `wake` is called from other threads."""
         self._wake = wake
-        for resource in (_SERVICES, _SLICES, _node(self._node_name), _POLICIES):
+        for resource in (_SERVICES, _SLICES, _RANGES, _node(self._node_name), _POLICIES):
             self._read(resource)
         self._read(_own_pods(self._node_name))
 

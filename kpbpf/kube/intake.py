@@ -24,6 +24,8 @@ class Resource(NamedTuple):
     kind: str
     label_selector: str = ""
     field_selector: str = ""
+    optional: bool = False
+    """Older servers do not have it, and that is in order (ServiceCIDR: since 1.33)."""
 
     @property
     def name(self) -> str:

@@ -13,16 +13,19 @@ from typing import NamedTuple
 
 from kpbpf.kube import fields, values
 from kpbpf.kube.fields import BadObject, Raw, mapping, text, within
-from kpbpf.kube.read_others import read_namespace, read_node, read_pod
+from kpbpf.kube.read_others import read_namespace, read_node, read_pod, read_service_range
 from kpbpf.kube.read_policy import read_policy
 from kpbpf.kube.read_service import read_service
 from kpbpf.kube.read_slice import read_slice
 from kpbpf.model.endpoint import EndpointSlice
-from kpbpf.model.objects import Key, Namespace, Node, Pod
+from kpbpf.model.objects import Key, Namespace, Node, Pod, ServiceRange
 from kpbpf.model.policy import NetworkPolicy
 from kpbpf.model.service import Service
 
-Model = Service | EndpointSlice | Node | Pod | Namespace | NetworkPolicy
+Model = Service | EndpointSlice | Node | Pod | Namespace | NetworkPolicy | ServiceRange
+
+#: Kinds whose objects are in no namespace.
+_CLUSTER_WIDE = ("Node", "Namespace", "ServiceCIDR")
 
 _SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 
@@ -71,7 +74,7 @@ def _key(kind: str, raw: Raw) -> Key:
         shape = values.LABEL if kind in ("Service", "Namespace") else _SUBDOMAIN
         if not shape.fullmatch(name):
             raise BadObject("name", "a DNS name in lower case", fields.shown(name or None))
-        if kind in ("Node", "Namespace"):
+        if kind in _CLUSTER_WIDE:
             return Key(kind, "", sys.intern(name))
         return Key(kind, values.label(metadata, "namespace") or "default", name)
 
@@ -85,4 +88,5 @@ _READERS: dict[tuple[str, str], Callable[[Key, Raw, list[BadObject]], Model]] = 
     ("v1", "Pod"): read_pod,
     ("v1", "Namespace"): read_namespace,
     ("networking.k8s.io/v1", "NetworkPolicy"): read_policy,
+    ("networking.k8s.io/v1", "ServiceCIDR"): read_service_range,
 }

@@ -1,4 +1,4 @@
-"""The fields of Nodes, Pods and Namespaces that kpbpf uses (SEMANTICS A3, C17, C18)."""
+"""The fields of Nodes, Pods, Namespaces and ServiceCIDRs that kpbpf uses (A3, A4, C17, C18)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from kpbpf.address import Address
 from kpbpf.kube import fields, values
 from kpbpf.kube.fields import BadObject, Raw, each, mapping, text, within
 from kpbpf.kube.values import shared
-from kpbpf.model.objects import Block, Key, Namespace, Node, Pod
+from kpbpf.model.objects import Block, Key, Namespace, Node, Pod, ServiceRange
 
 ZONE_LABEL = "topology.kubernetes.io/zone"
 
@@ -98,6 +98,14 @@ def read_namespace(key: Key, raw: Raw, _remarks: list[BadObject]) -> Namespace:
     """A Namespace."""
     labels = within(raw, "metadata", values.labels)
     return Namespace(key.name, shared(_sorted(labels)))
+
+
+def read_service_range(key: Key, raw: Raw, remarks: list[BadObject]) -> ServiceRange:
+    """A ServiceCIDR; a block that is none is remarked on, and left out."""
+    unusable: list[BadObject] = []
+    blocks = within(raw, "spec", lambda spec: fields.usable(spec, "cidrs", values.block, unusable))
+    remarks += [remark.under("spec") for remark in unusable]
+    return ServiceRange(key.name, blocks)
 
 
 def _sorted(labels: Mapping[str, str]) -> tuple[tuple[str, str], ...]:

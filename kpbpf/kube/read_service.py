@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from kpbpf import address
 from kpbpf.address import Address
 from kpbpf.kube import fields, values
@@ -16,7 +18,7 @@ from kpbpf.kube.fields import (
     text,
     within,
 )
-from kpbpf.kube.values import label
+from kpbpf.kube.values import label, shared
 from kpbpf.model.objects import Key
 from kpbpf.model.service import DEFAULT_AFFINITY_SEC, MAX_PORTS, PROTOCOLS, Service, ServicePort
 
@@ -25,8 +27,8 @@ OTHER_PROXY_LABEL = "service.kubernetes.io/service-proxy-name"
 
 def read_service(key: Key, raw: Raw, remarks: list[BadObject]) -> Service:
     """A Service; what is wrong but can be left out is remarked on (SEMANTICS A10)."""
-    labels = within(raw, "metadata", values.labels)
-    ingress = within(raw, "status", lambda status: within(status, "loadBalancer", _ingress))
+    labels, uid, created = within(raw, "metadata", _metadata)
+    ingress = _ingress(raw, remarks)
     unusable: list[BadObject] = []
 
     def service(spec: Raw) -> Service:
@@ -42,10 +44,13 @@ def read_service(key: Key, raw: Raw, remarks: list[BadObject]) -> Service:
             internal_local=one_of(spec, "internalTrafficPolicy", _POLICIES, "Cluster"),
             external_local=one_of(spec, "externalTrafficPolicy", _POLICIES, "Cluster"),
             affinity_sec=_affinity(spec),
-            external_ips=fields.usable(spec, "externalIPs", values.ip, unusable),
+            external_ips=fields.usable(spec, "externalIPs", values.reachable_ip, unusable),
             load_balancer_ips=ingress,
             source_ranges=fields.usable(spec, "loadBalancerSourceRanges", values.block, unusable),
             health_check_port=number(spec, "healthCheckNodePort", 0, MAX_PORT, 0),
+            labels=shared(tuple(sorted(labels.items()))),
+            created=created,
+            uid=uid,
         )
 
     found = within(raw, "spec", service)
@@ -65,11 +70,11 @@ def _cluster_ips(spec: Raw) -> tuple[tuple[Address, ...], bool]:
     if "None" in (single, *texts[:1]):
         return (), True
     if texts:
-        return _one_per_family(each(spec, "clusterIPs", values.ip)), False
+        return _one_per_family(each(spec, "clusterIPs", values.reachable_ip)), False
     if not single:
         return (), False
     try:
-        return (values.ip(single),), False
+        return (values.reachable_ip(single),), False
     except BadObject as bad:
         raise bad.under("clusterIP") from None
 
@@ -120,9 +125,23 @@ def _affinity(spec: Raw) -> int:
     return within(spec, "sessionAffinityConfig", lambda config: within(config, "clientIP", timeout))
 
 
-def _ingress(balancer: Raw) -> tuple[Address, ...]:
+def _metadata(raw: Raw) -> tuple[Mapping[str, str], str, float]:
+    """Labels, uid, and when the Service was made."""
+    created = values.unix_time(raw.get("creationTimestamp"))
+    return values.labels(raw), text(raw, "uid"), created
+
+
+def _ingress(raw: Raw, remarks: list[BadObject]) -> tuple[Address, ...]:
     """Load-balancer addresses that arrive here as they are (A29)."""
-    found = each(balancer, "ingress", _ingress_ip)
+    balancer = within(raw, "status", lambda status: fields.section(status, "loadBalancer"))
+    if not balancer:
+        return ()
+    unusable: list[BadObject] = []
+    try:
+        found = fields.usable(balancer, "ingress", _ingress_ip, unusable)
+    except BadObject as bad:
+        raise bad.under("status.loadBalancer") from None
+    remarks += [remark.under("status.loadBalancer") for remark in unusable]
     return tuple(addr for addr in found if addr is not None)
 
 
@@ -131,6 +150,6 @@ def _ingress_ip(value: object) -> Address | None:
     if text(raw, "ipMode", "VIP") != "VIP" or not text(raw, "ip"):
         return None
     try:
-        return values.ip(raw["ip"])
+        return values.reachable_ip(raw["ip"])
     except BadObject as bad:
         raise bad.under("ip") from None

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
 import sys
-from datetime import datetime
 from functools import partial
 
 from kpbpf import address
@@ -31,10 +29,6 @@ TRIGGER_ANNOTATION = "endpoints.kubernetes.io/last-change-trigger-time"
 
 _FAMILIES = {"IPv4": "IPv4", "IPv6": "IPv6", "FQDN": ""}
 _USUAL = READY | SERVING
-_RFC3339 = re.compile(
-    r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?"
-    r"(Z|[+-][0-9]{2}:[0-9]{2})"
-)
 
 
 def read_slice(key: Key, raw: Raw, _remarks: list[BadObject]) -> EndpointSlice:
@@ -57,12 +51,7 @@ def read_slice(key: Key, raw: Raw, _remarks: list[BadObject]) -> EndpointSlice:
 def _triggered(annotations: object) -> float:
     """When what led to this state happened; a time that cannot be read is none."""
     told = annotations.get(TRIGGER_ANNOTATION) if isinstance(annotations, dict) else None
-    if not isinstance(told, str) or not _RFC3339.fullmatch(told):
-        return 0.0
-    try:
-        return datetime.fromisoformat(told).timestamp()
-    except (ValueError, OverflowError):
-        return 0.0
+    return values.unix_time(told)
 
 
 def _endpoint(ipv4: bool, value: object) -> Endpoint:

@@ -24,6 +24,7 @@ from kpbpf.kube.refusals import (
     ApiError,
     ApiGone,
     ApiInvalid,
+    ApiMissing,
     ApiSilent,
     ApiUnreachable,
     Garbled,
@@ -56,6 +57,9 @@ BROKEN_BEGINS = 3
 
 GLANCE_SEC = 0.25
 """How often somebody who waits looks whether the server is back."""
+
+AFTER_MISSING_SEC = 300.0
+"""A server without an optional resource is asked again after so long: it may be upgraded."""
 
 AFTER_BUG_SEC = 30.0
 """A thread that died of a bug is begun again after so long."""
@@ -218,6 +222,8 @@ class Reflector:
         if self._stopping.is_set():
             return 0.0
         self._failures += 1
+        if self.resource.optional and isinstance(error, ApiMissing) and not self._lists:
+            return self._go_without()
         after = error.retry_after_sec if isinstance(error, ApiError) else 0.0
         delay = self._backoff.failed(self._worked(), after)
         # A watch that breaks after minutes is daily business: it goes on where it was.
@@ -227,6 +233,15 @@ class Reflector:
             self._said = type(error)
             _LOG.warning("%s: %s; trying again", self.resource.name, error)
         return delay
+
+    def _go_without(self) -> float:
+        """The server is an older one: that is all there is to read; seconds to wait."""
+        if self._said is not ApiMissing:
+            self._said = ApiMissing
+            _LOG.info("%s: %s does not have them", self.resource.name, self._session.server)
+        self._last_heard = time.time()
+        self.held.read_once()
+        return AFTER_MISSING_SEC * (1.0 + random.random() / 10)
 
     def _heard(self) -> None:
         self._last_heard = time.time()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Mapping
+from datetime import datetime
 from functools import lru_cache
 from typing import TypeVar
 
@@ -30,6 +31,11 @@ MAX_LABEL_NAME = 317
 _MAX_ADDRESS = 64
 _PREFIX = re.compile(r"[0-9]{1,3}")
 _MAX_SHARED = 16
+_LOOPBACK6 = address.from_text("::1")
+_RFC3339 = re.compile(
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?"
+    r"(Z|[+-][0-9]{2}:[0-9]{2})"
+)
 
 
 def ip(value: object) -> Address:
@@ -45,6 +51,28 @@ def ip(value: object) -> Address:
         except ValueError:
             pass
     raise BadObject("", "an IP address", shown(value))
+
+
+def reachable_ip(value: object) -> Address:
+    """An IP address that packets may be sent to from elsewhere: no loopback, multicast, or none."""
+    addr = ip(value)
+    if address.is_ipv4(addr):
+        fit = addr[12] not in (0, 127) and addr[12] < 224
+    else:
+        fit = addr[0] != 0xFF and addr not in (address.ZERO, _LOOPBACK6)
+    if not fit:
+        raise BadObject("", "an address that clients can send to", shown(value))
+    return addr
+
+
+def unix_time(told: object) -> float:
+    """A time as the API writes it, in seconds of the Unix epoch; 0.0 for what cannot be read."""
+    if not isinstance(told, str) or not _RFC3339.fullmatch(told):
+        return 0.0
+    try:
+        return datetime.fromisoformat(told).timestamp()
+    except (ValueError, OverflowError):
+        return 0.0
 
 
 def block(value: object) -> Block:

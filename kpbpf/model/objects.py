@@ -1,4 +1,4 @@
-"""The key of an object, and the small objects: Node, Pod, Namespace, a block of addresses.
+"""The key of an object, and the small ones: Node, Pod, Namespace, blocks of addresses.
 
 Holds no logic. Service, EndpointSlice and NetworkPolicy have files of their own.
 """
@@ -11,7 +11,7 @@ from kpbpf.address import Address
 
 
 class Key(NamedTuple):
-    """Which object: kind, and namespace/name. Node and Namespace have no namespace ("")."""
+    """Which object: kind, and namespace/name; Node, Namespace, ServiceCIDR have none ("")."""
 
     kind: str
     namespace: str
@@ -86,3 +86,15 @@ class Namespace(NamedTuple):
     def key(self) -> Key:
         """Namespace name."""
         return Key("Namespace", "", self.name)
+
+
+class ServiceRange(NamedTuple):
+    """A ServiceCIDR: blocks that cluster IPs are allocated from, at most one a family (A22)."""
+
+    name: str
+    blocks: tuple[Block, ...]
+
+    @property
+    def key(self) -> Key:
+        """ServiceCIDR name."""
+        return Key("ServiceCIDR", "", self.name)

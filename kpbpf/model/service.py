@@ -1,6 +1,6 @@
 """A Service as kube-proxy reads it (SEMANTICS A1, A5, A11, A12, A26 to A34).
 
-All addresses a Service can be reached by are kept, also those that nothing compiles yet.
+All addresses and ports that a Service can be reached by are kept.
 """
 
 from __future__ import annotations
@@ -8,13 +8,14 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from kpbpf.address import Address
+from kpbpf.model.labels import Labels
 from kpbpf.model.objects import Block, Key
 
 #: IP protocol numbers of the protocols a Service may have.
 TCP, UDP, SCTP = 6, 17, 132
 PROTOCOLS = {"TCP": TCP, "UDP": UDP, "SCTP": SCTP}
 
-#: Ports that one Service may have: each takes a frontend per address, of 131,072 in all.
+#: Ports that one Service may have: each takes a frontend per address, of 262,144 in all.
 MAX_PORTS = 4096
 
 #: Seconds of sessionAffinity ClientIP when the object names none (A34).
@@ -35,6 +36,8 @@ class Service(NamedTuple):
 
     `cluster_ips` holds at most one address per family, and is empty for a headless Service,
     for type ExternalName, and before an address is allocated. `affinity_sec` 0 is no affinity.
+    `created` is in seconds of the Unix epoch; 0.0 where nobody says, as in a manifest. `uid` is ""
+    there.
     """
 
     namespace: str
@@ -51,6 +54,9 @@ class Service(NamedTuple):
     load_balancer_ips: tuple[Address, ...] = ()
     source_ranges: tuple[Block, ...] = ()
     health_check_port: int = 0
+    labels: Labels = ()
+    created: float = 0.0
+    uid: str = ""
 
     @property
     def key(self) -> Key:

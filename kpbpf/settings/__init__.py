@@ -4,6 +4,13 @@ Reads words and files to one `Settings`; does nothing with it. Knows no map, no 
 """
 
 from kpbpf.settings.effective import read
-from kpbpf.settings.settings import Address, Api, Asked, Settings
+from kpbpf.settings.settings import (
+    Address,
+    Api,
+    Asked,
+    DetectLocal,
+    NodePortAddresses,
+    Settings,
+)
 
-__all__ = ["Address", "Api", "Asked", "Settings", "read"]
+__all__ = ["Address", "Api", "Asked", "DetectLocal", "NodePortAddresses", "Settings", "read"]

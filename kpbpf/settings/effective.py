@@ -13,6 +13,7 @@ from typing import Any
 from kpbpf import log
 from kpbpf.errors import Fix, Usage
 from kpbpf.settings import durations, file, flags, kinds, schema
+from kpbpf.settings.outside import detect_local, node_port_addresses, one_family
 from kpbpf.settings.schema import BY_PATH, FIELDS, OWN
 from kpbpf.settings.settings import Address, Api, Asked, Settings
 
@@ -50,6 +51,7 @@ def read(
     values = _with_defaults(given)
     place = f"{asked.config}: " if asked.config else ""
     warnings += [f"{place}{line}" for line in _without_effect(values, given, name)]
+    warnings += [f"{place}{line}" for line in one_family(values["nodePortAddresses"])]
     try:
         api = _api(asked, values, environment, needs_source)
         node = _node(values, environment, hostname or os.uname().nodename)
@@ -65,6 +67,7 @@ def read(
 
 def _settings(values: Values, api: Api | None, node: str) -> Settings:
     mode = values["mode"] if values["mode"] in ("ipvs", "nftables") else "iptables"
+    first, last = values["kpbpf.masqueradePorts"].split("-")
     return Settings(
         node=node,
         manifests=tuple(_directory(text) for text in values["kpbpf.manifests"]),
@@ -76,6 +79,13 @@ def _settings(values: Values, api: Api | None, node: str) -> Settings:
         local_fast_path=values["kpbpf.localFastPath"],
         follow_pods=values["kpbpf.followPods"],
         pod_interface_prefixes=tuple(values["kpbpf.podInterfacePrefixes"]),
+        uplinks=tuple(values["kpbpf.uplinks"]),
+        socket_lb=values["kpbpf.socketLB"],
+        node_port_addresses=node_port_addresses(values["nodePortAddresses"], mode),
+        localhost_node_ports=values["iptables.localhostNodePorts"] and mode != "nftables",
+        detect_local=detect_local(values),
+        masquerade_all=_masquerade_all(values),
+        masquerade_ports=(int(first), int(last)),
         service_metrics=values["kpbpf.serviceMetrics"],
         oom_score_adj=values["oomScoreAdj"],
         log_format=values["logging.format"],
@@ -122,13 +132,8 @@ def _without_effect(values: Values, given: Values, name: Callable[[str], str]) -
         if said and field.reason is not None:
             names = by_reason.setdefault(field.reason, [])
             names += [name(field.path)] if name(field.path) not in names else []
-    parts = {
-        later: [f"{_and(n)} ({why.text})" for why, n in by_reason.items() if why.later is later]
-        for later in (False, True)
-    }
-    told = [f"accepted without effect: {'; '.join(parts[False])}"] if parts[False] else []
-    told += [f"not honoured by this version: {'; '.join(parts[True])}"] if parts[True] else []
-    return ["; ".join(told)] if told else []
+    told = "; ".join(f"{_and(names)} ({why.text})" for why, names in by_reason.items())
+    return [f"accepted without effect: {told}"] if told else []
 
 
 def _flag(path: str) -> str:
@@ -177,6 +182,13 @@ def _node(values: Values, environment: Mapping[str, str], hostname: str) -> str:
     if not name:
         raise Usage("the name of this node is empty: give --hostname-override NAME")
     return name
+
+
+def _masquerade_all(values: Values) -> bool:
+    """Of the two fields that say it, that of the mode; where the mode is ours, either."""
+    asked = {"nftables": values["nftables.masqueradeAll"]}
+    asked["iptables"] = asked["ipvs"] = values["iptables.masqueradeAll"]
+    return bool(asked.get(values["mode"], any(asked.values())))
 
 
 def _address(text: str) -> Address | None:

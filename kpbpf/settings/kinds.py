@@ -172,11 +172,20 @@ def _blocks_in_text(raw: Any) -> str:
     return ",".join(_block(part.strip()) for part in text.split(",")) if text else text
 
 
+def _ports(raw: Any) -> str:
+    found = re.fullmatch(r"([0-9]{1,5})-([0-9]{1,5})", _text(raw), re.ASCII)
+    first, last = (int(found[1]), int(found[2])) if found else (0, 0)
+    if not raw:
+        return ""
+    return f"{first}-{last}" if 0 < first <= last < 65536 else _wrong()
+
+
 def _node_port_address(raw: Any) -> str:
     return raw if raw in ("primary", "localhost", "all") else _block(raw)
 
 
 IP = Kind("an IP address such as 0.0.0.0 or fd00::1", _ip, "", str, "ADDRESS")
+PORTS = Kind("two ports with a dash, such as 10240-29999", _ports, "", str, "FIRST-LAST")
 BLOCK = Kind("a block of addresses such as 10.244.0.0/16 or fd00::/64", _block, "", str, "CIDR")
 BLOCKS_IN_TEXT = Kind(
     "one block of addresses or two with a comma, such as 10.244.0.0/16,fd00::/64",
@@ -236,6 +245,11 @@ def _interface_prefix(raw: Any) -> str:
     return text if good and not re.search(r"[\s/]", text) else _wrong()
 
 
+def _uplink(raw: Any) -> str:
+    text = _text(raw)
+    return text if "*" not in text[:-1] and _interface_prefix(text.removesuffix("*")) else _wrong()
+
+
 def _vmodule_item(raw: Any) -> dict[str, Any]:
     if not isinstance(raw, dict) or not set(raw) <= {"filePattern", "verbosity"}:
         _wrong()
@@ -259,6 +273,11 @@ INTERFACE_PREFIXES = listed(
     Kind("the start of an interface's name, at most 15 bytes", _interface_prefix, "", str, ""),
     "starts of interface names",
     "PREFIX",
+)
+UPLINKS = listed(
+    Kind("the name of an interface, or the start of one and a *", _uplink, "", str, ""),
+    "names of interfaces",
+    "NAME",
 )
 GATES = Kind("names with true or false", _gates, {}, _gates_from_text, "NAME=true,...", BOOL)
 VMODULE = Kind(

@@ -26,8 +26,6 @@ class Reason(NamedTuple):
     """Why a field has no effect."""
 
     text: str
-    later: bool = False
-    """Whether a later version is going to honour it."""
 
 
 CONNTRACK = Reason("connections through Services are tracked in BPF maps")
@@ -36,10 +34,10 @@ GATES = Reason("kpbpf has no feature gates")
 GONE = Reason("kube-proxy does not use it any more")
 LOGS = Reason("each event is one line on standard error, at once")
 METRICS = Reason("no metric is hidden")
-MODE = Reason("kpbpf has one mode, its own")
+MODE = Reason("kpbpf has one mode, its own; only defaults are those of the mode named")
 NETFILTER = Reason("no rules of iptables, nftables or IPVS are written")
-OUTSIDE = Reason("NodePorts and clients outside of pods are not served yet", later=True)
 PROFILING = Reason("there is no profiler")
+SNAT = Reason("masquerading takes the address of the uplink that is used")
 SYNC = Reason("each change is written at once, and nothing else")
 WINDOWS = Reason("for Windows only")
 
@@ -49,6 +47,7 @@ class Group(Enum):
 
     SOURCES = "API server and manifests"
     NODE = "node and its pods"
+    SERVICES = "Services from outside, from this node, and local clients"
     HEALTH = "health and metrics"
     LOGGING = "logging"
 
@@ -84,8 +83,10 @@ def _idle(
     return Field(path, kind, default, flag, reason, zero_counts=zero)
 
 
-_HEALTH, _LOGGING, _NODE, _SOURCES = Group.HEALTH, Group.LOGGING, Group.NODE, Group.SOURCES
+_HEALTH, _LOGGING, _NODE = Group.HEALTH, Group.LOGGING, Group.NODE
+_SERVICES, _SOURCES = Group.SERVICES, Group.SOURCES
 _BIT = kinds.whole(0, 31)
+_INTERFACE = kinds.TEXT._replace(metavar="NAME")
 _LOCAL_MODE = kinds.choice("ClusterCIDR", "NodeCIDR", "BridgeInterface", "InterfaceNamePrefix")
 _PROXY_MODE = kinds.choice(OWN, "iptables", "ipvs", "nftables", "userspace", "kernelspace")
 _PROTOBUF = "application/vnd.kubernetes.protobuf"
@@ -109,7 +110,8 @@ FIELDS = (
           "requests to the API server a second (5); negative: no limit"),
     _used(_SOURCES, "clientConnection.burst", kinds.COUNT, 10, "kube-api-burst",
           "requests at once before that limit holds (10)"),
-    _idle(OUTSIDE, "clusterCIDR", kinds.BLOCKS_IN_TEXT, "", "cluster-cidr"),
+    _used(_SERVICES, "clusterCIDR", kinds.BLOCKS_IN_TEXT, "", "cluster-cidr",
+          "pods are what has an address in here, for --detect-local-mode=ClusterCIDR"),
     _idle(SYNC, "configSyncPeriod", kinds.DURATION, "15m0s", "config-sync-period"),
     _idle(CONNTRACK, "conntrack.maxPerCore", kinds.COUNT, 32768, "conntrack-max-per-core", True),
     _idle(CONNTRACK, "conntrack.min", kinds.COUNT, 131072, "conntrack-min", True),
@@ -121,18 +123,25 @@ FIELDS = (
     _idle(CONNTRACK, "conntrack.udpStreamTimeout", kinds.DURATION, "0s",
           "conntrack-udp-timeout-stream"),
     _idle(CONNTRACK, "conntrack.udpTimeout", kinds.DURATION, "0s", "conntrack-udp-timeout"),
-    _idle(OUTSIDE, "detectLocal.bridgeInterface", kinds.TEXT, "", "pod-bridge-interface"),
-    _idle(OUTSIDE, "detectLocal.interfaceNamePrefix", kinds.TEXT, "", "pod-interface-name-prefix"),
-    _idle(OUTSIDE, "detectLocalMode", _LOCAL_MODE, "", "detect-local-mode"),
+    _used(_SERVICES, "detectLocal.bridgeInterface", _INTERFACE, "", "pod-bridge-interface",
+          "for --detect-local-mode=BridgeInterface: the bridge of this node's pods"),
+    _used(_SERVICES, "detectLocal.interfaceNamePrefix", _INTERFACE, "",
+          "pod-interface-name-prefix",
+          "for --detect-local-mode=InterfaceNamePrefix: their interfaces start so"),
+    _used(_SERVICES, "detectLocalMode", _LOCAL_MODE, "", "detect-local-mode",
+          "how a client is known to be a pod of this node (as kpbpf attached itself to it)"),
     _idle(PROFILING, "enableProfiling", kinds.BOOL, False, "profiling"),
     _idle(GATES, "featureGates", kinds.GATES, {}, "feature-gates"),
     _used(_NODE, "hostnameOverride", kinds.TEXT._replace(metavar="NAME"), "", "hostname-override",
           "name of this Node in the API ($NODE_NAME, else the host name)"),
-    _idle(OUTSIDE, "iptables.localhostNodePorts", kinds.BOOL, True, "iptables-localhost-nodeports"),
-    _idle(OUTSIDE, "iptables.masqueradeAll", kinds.BOOL, False, "masquerade-all"),
+    _used(_SERVICES, "iptables.localhostNodePorts", kinds.BOOL, True,
+          "iptables-localhost-nodeports",
+          "whether processes of this node reach NodePorts at 127.0.0.1, too (true)", True),
+    _used(_SERVICES, "iptables.masqueradeAll", kinds.BOOL, False, "masquerade-all",
+          "backends on other nodes see this node as the client of a ClusterIP, always"),
     _idle(NETFILTER, "iptables.masqueradeBit", _BIT, 14, "iptables-masquerade-bit", True),
     _idle(SYNC, "iptables.minSyncPeriod", kinds.DURATION, "1s", "iptables-min-sync-period"),
-    _idle(OUTSIDE, "iptables.snatNodeInternalIP", kinds.BOOL, False),
+    _idle(SNAT, "iptables.snatNodeInternalIP", kinds.BOOL, False),
     _used(_HEALTH, "iptables.syncPeriod", kinds.DURATION, "30s", "iptables-sync-period", _PERIOD),
     _idle(NETFILTER, "ipvs.excludeCIDRs", kinds.BLOCKS, [], "ipvs-exclude-cidrs"),
     _idle(NETFILTER, "ipvs.ipSet.hashSize", kinds.COUNT, 1024),
@@ -153,10 +162,18 @@ FIELDS = (
           "how much to log (info)"),
     _used(_SOURCES, "kpbpf.manifests", kinds.DIRECTORIES, [], "manifests",
           "directory of YAML and JSON to watch; of several, the first one wins"),
+    _used(_SERVICES, "kpbpf.masqueradePorts", kinds.PORTS, "10240-29999", "masquerade-ports",
+          "source ports of connections that this node masquerades (10240-29999)"),
     _used(_NODE, "kpbpf.podInterfacePrefixes", kinds.INTERFACE_PREFIXES, [], "pod-interface-prefix",
           "host-side interfaces of pods start so; used when routes do not tell"),
     _used(_HEALTH, "kpbpf.serviceMetrics", kinds.COUNT, 0, "service-metrics",
           "give so many Services, at most, metrics of their own (0)", True),
+    _used(_SERVICES, "kpbpf.socketLB", kinds.choice("host", "all", "off"), "host", "socket-lb",
+          "whose processes get their backend as they connect: the node's (host), also those of "
+          "pods (all), or nobody's (off)"),
+    _used(_SERVICES, "kpbpf.uplinks", kinds.UPLINKS, [], "uplink",
+          "interface to other nodes and the outside, or the start of such names and a *; else "
+          "found by default routes, this node's addresses, and tunnels"),
     _idle(LOGS, "logging.flushFrequency", kinds.FLUSH_FREQUENCY, "5s", "log-flush-frequency"),
     _used(_LOGGING, "logging.format", kinds.choice(*FORMATS), "text", "logging-format",
           "one line of text, or one JSON object, for each event (text)"),
@@ -170,11 +187,12 @@ FIELDS = (
           "kube-proxy's way to say it: 0 to 3 is info, 4 and more is debug", True),
     _idle(LOGS, "logging.vmodule", kinds.VMODULE, [], "vmodule"),
     _idle(MODE, "mode", _PROXY_MODE, OWN, "proxy-mode"),
-    _idle(OUTSIDE, "nftables.masqueradeAll", kinds.BOOL, False, "masquerade-all"),
+    _used(_SERVICES, "nftables.masqueradeAll", kinds.BOOL, False, "masquerade-all", ""),
     _idle(NETFILTER, "nftables.masqueradeBit", _BIT, 14, zero=True),
     _idle(SYNC, "nftables.minSyncPeriod", kinds.DURATION, "1s"),
     _used(_HEALTH, "nftables.syncPeriod", kinds.DURATION, "30s", "", ""),
-    _idle(OUTSIDE, "nodePortAddresses", kinds.NODE_PORT_ADDRESSES, [], "nodeport-addresses"),
+    _used(_SERVICES, "nodePortAddresses", kinds.NODE_PORT_ADDRESSES, [], "nodeport-addresses",
+          "this node's addresses that serve NodePorts: blocks, or primary (all of them)"),
     _used(_NODE, "oomScoreAdj", kinds.whole(-1000, 1000), -999, "oom-score-adj",
           "how readily the kernel ends this process when memory is short (-999)", True),
     _idle(GONE, "portRange", kinds.TEXT, ""),

@@ -46,7 +46,8 @@ HEALTH_PORT, METRICS_PORT = 10256, 10249
 MAPS = ("frontends", "backends", "members", "endpoints", "names")
 SOON_SEC = 20.0
 KINDS = (
-    *("services", "endpointslices", "networkpolicies", "namespaces", "pods", "nodes"),
+    *("services", "endpointslices", "servicecidrs", "networkpolicies"),
+    *("namespaces", "pods", "nodes"),
     *("events", "events.events.k8s.io"),
 )
 

@@ -119,6 +119,13 @@ RESOURCES = (
         zero={"addressType": "", "endpoints": None, "ports": None},
     ),
     Resource("networking.k8s.io", "networkpolicies", "NetworkPolicy", zero={"spec": {}}),
+    Resource(
+        "networking.k8s.io",
+        "servicecidrs",
+        "ServiceCIDR",
+        namespaced=False,
+        zero={"spec": {}, "status": {}},
+    ),
     Resource("events.k8s.io", "events", "Event", fields=_EVENT_FIELDS, zero={"eventTime": None}),
 )
 _BY_PATH = {(one.group, one.plural): one for one in RESOURCES}

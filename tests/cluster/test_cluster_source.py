@@ -13,10 +13,12 @@ import pytest
 from kpbpf.kube.cluster import ClusterSource
 from kpbpf.kube.session import Session
 from kpbpf.kube.source import Unread
-from kpbpf.model.objects import Key
+from kpbpf.kube.values import block
+from kpbpf.model.objects import Key, ServiceRange
 from kpbpf.settings.settings import Api
 from tests import make
 from tests.cluster.apiserver import ApiServer
+from tests.cluster.resources import by_name
 from tests.unit.following import threads, wait_for
 
 FROM_PODS: list[Any] = [{"from": [{"podSelector": {}}]}]
@@ -117,7 +119,7 @@ def test_before_the_start_everything_that_services_need_is_awaited(server: ApiSe
 
 def test_the_first_sync_does_not_wait_for_what_policies_need(server: ApiServer) -> None:
     server.store.put(make.service("web"))
-    for resource in ("pods", "networkpolicies"):
+    for resource in ("pods", "networkpolicies", "servicecidrs"):
         server.faults.add("status", resource, times=None, code=403)
     with following(server) as followed:
         followed.syncs()
@@ -125,12 +127,57 @@ def test_the_first_sync_does_not_wait_for_what_policies_need(server: ApiServer) 
         assert not followed.synced("pods")
 
 
+def test_ranges_of_cluster_ips_are_read(server: ApiServer) -> None:
+    server.store.put(make.service_range("10.96.0.0/16", "fd96::/112"))
+    with following(server) as followed:
+        followed.waits_for("ServiceCIDR kubernetes")
+        blocks = (block("10.96.0.0/16"), block("fd96::/112"))
+        key = Key("ServiceCIDR", "", "kubernetes")
+        assert followed.source.get(key) == ServiceRange("kubernetes", blocks)
+        assert followed.source.where(key) == "/apis/networking.k8s.io/v1/servicecidrs/kubernetes"
+        server.store.put(make.service_range("10.97.0.0/16", name="more"))
+        followed.waits_for("ServiceCIDR kubernetes", "ServiceCIDR more")
+        server.store.remove(by_name("servicecidrs"), ("", "more"))
+        followed.waits_for("ServiceCIDR kubernetes")
+
+
+def test_a_server_without_ranges_of_cluster_ips_is_asked_once(
+    server: ApiServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    missing = server.faults.add("status", "servicecidrs", times=None, code=404)
+    server.store.put(make.service("web"))
+    with following(server) as followed:
+        followed.waits_for("Service default/web")
+        wait_for(lambda: followed.synced("servicecidrs"))
+        wait_for(lambda: all(one.synced for one in followed.source.stats()))
+        assert missing.hits == 1
+        assert caplog.text.count("servicecidrs") == 1
+        assert "does not have them" in caplog.text
+        (stats,) = [one for one in followed.source.stats() if one.resource == "servicecidrs"]
+        assert abs(stats.last_heard - time.time()) < 60, "it was heard, so nobody is alarmed"
+
+
+def test_ranges_that_were_read_stay_when_the_server_seems_to_forget_them(
+    server: ApiServer,
+) -> None:
+    server.store.put(make.service_range("10.96.0.0/16"))
+    with following(server) as followed:
+        followed.waits_for("ServiceCIDR kubernetes")
+        wait_for(lambda: followed.synced("servicecidrs"))
+        missing = server.faults.add("status", "servicecidrs", times=3, code=404)
+        server.drop_open("servicecidrs", "watch")
+        wait_for(lambda: missing.hits == 3)
+        assert followed.state() == {"ServiceCIDR kubernetes"}
+        server.store.put(make.service_range("10.97.0.0/16", name="more"))
+        followed.waits_for("ServiceCIDR kubernetes", "ServiceCIDR more")
+
+
 @pytest.mark.parametrize("resource", ["services", "endpointslices", "nodes"])
 def test_the_first_sync_waits_for_what_services_need(server: ApiServer, resource: str) -> None:
     fault = server.faults.add("status", resource, times=None, code=403)
     with following(server) as followed:
-        wait_for(lambda: fault.hits >= 2)
-        assert len(followed.source.awaited()) == 1
+        wait_for(lambda: fault.hits >= 2 and len(followed.source.awaited()) == 1)
         fault.lift()
         followed.syncs()
         assert followed.woken.is_set()
@@ -168,6 +215,7 @@ def test_all_pods_and_namespaces_are_read_while_a_policy_needs_them(server: ApiS
         assert {one.resource for one in followed.source.stats()} == {
             "services",
             "endpointslices",
+            "servicecidrs",
             "nodes",
             "networkpolicies",
             "pods",

@@ -60,7 +60,7 @@ def _reads(cluster: Cluster) -> set[str]:
     }
 
 
-@pytest.mark.parametrize("resource", ["pods", "networkpolicies", "events"])
+@pytest.mark.parametrize("resource", ["pods", "networkpolicies", "servicecidrs", "events"])
 def test_without_a_right_the_rest_goes_on_until_it_is_given(
     resting: Cluster, resource: str
 ) -> None:

@@ -1,9 +1,13 @@
-"""Are a frame's checksums right? Plain arithmetic of RFC 1071, apart from the code under test."""
+"""Are a frame's checksums right? Plain arithmetic, apart from the code under test.
+
+RFC 1071 for all but SCTP, which has a CRC32c (RFC 9260, appendix A).
+"""
 
 from __future__ import annotations
 
 import struct
 
+SCTP = 132
 EXTENSIONS = (0, 43, 51, 60)
 AH, FRAGMENT = 51, 44
 CHECK_OFFSET = {6: 16, 17: 6, 58: 2, 1: 2}
@@ -43,6 +47,8 @@ def wrong_checksums(frame: bytes) -> list[str]:
 
 
 def _transport(addresses: bytes, proto: int, data: bytes) -> list[str]:
+    if proto == SCTP:
+        return [] if _sctp_is_right(data) else ["SCTP"]
     at = CHECK_OFFSET.get(proto)
     if at is None:
         return []
@@ -51,3 +57,26 @@ def _transport(addresses: bytes, proto: int, data: bytes) -> list[str]:
     pseudo = b"" if proto == 1 else addresses + struct.pack("!II", len(data), proto)
     right = ones_complement_sum(pseudo + data) == 0xFFFF
     return [] if right else [f"protocol {proto}"]
+
+
+def _crc32c_table() -> list[int]:
+    table = []
+    for value in range(256):
+        crc = value
+        for _ in range(8):
+            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
+        table.append(crc)
+    return table
+
+
+CRC32C = _crc32c_table()
+
+
+def _sctp_is_right(data: bytes) -> bool:
+    """Whether the CRC is right, or 0: that means none yet (offload), or none at all (RFC 9653)."""
+    if len(data) < 12 or data[8:12] == bytes(4):
+        return True
+    crc = 0xFFFFFFFF
+    for byte in data[:8] + bytes(4) + data[12:]:
+        crc = crc >> 8 ^ CRC32C[(crc ^ byte) & 0xFF]
+    return data[8:12] == (crc ^ 0xFFFFFFFF).to_bytes(4, "little")

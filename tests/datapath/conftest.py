@@ -20,12 +20,12 @@ from kpbpf.datapath import attach
 from kpbpf.datapath.programs import ensure_programs
 from kpbpf.home import Home
 from maps import bpf
-from maps.abi import Hook
 from maps.table import open_tables
 from tests.datapath.node import Node
 from tests.datapath.packets import IPV4, IPV6, Net
 from tests.datapath.pair import Pair, pod_on_a_veth
 from tests.datapath.result import Pod
+from tests.datapath.wire import Wire, uplinks
 
 BPFFS = Path("/sys/fs/bpf")
 CLONE_NEWNET = 0x40000000
@@ -117,7 +117,7 @@ def _node(tmp_path_factory: pytest.TempPathFactory, namespace: int) -> Iterator[
         home = stack.enter_context(homes(tmp_path_factory.mktemp("node")))
         tables = stack.enter_context(open_tables(home, create=True))
         pins = ensure_programs(home)
-        programs = {hook: bpf.obj_get(pins[hook.short]) for hook in Hook}
+        programs = {name: bpf.obj_get(pin) for name, pin in pins.items()}
         for fd in programs.values():
             stack.callback(os.close, fd)
         with _inside(namespace):
@@ -134,6 +134,18 @@ def node(_node: Node, namespace: int) -> Iterator[Node]:
     with _inside(namespace):
         _node.reset()
         yield _node
+
+
+@pytest.fixture(scope="module")
+def _uplinks(namespace: int) -> Iterator[None]:
+    with _inside(namespace), uplinks():
+        yield
+
+
+@pytest.fixture
+def wire(_uplinks: None, node: Node) -> Wire:
+    """The node with two uplinks."""
+    return Wire(node)
 
 
 @pytest.fixture(params=[IPV4, IPV6], ids=["ipv4", "ipv6"])

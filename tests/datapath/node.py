@@ -18,7 +18,7 @@ from scapy.packet import Packet
 from kpbpf import address
 from kpbpf.home import Home
 from maps import abi, bpf
-from maps.abi import ConfigFlag, FrontendFlag, Hook, MemberFlag, State, Step, Verdict
+from maps.abi import BackendFlag, ConfigFlag, FrontendFlag, Hook, MemberFlag, State, Step, Verdict
 from maps.layout import U32
 from maps.table import Tables, total
 from tests.datapath.checksums import wrong_checksums
@@ -51,7 +51,7 @@ class Node:
     """The node: hooks to send packets through, and what its daemon would have written."""
 
     def __init__(
-        self, home: Home, tables: Tables, programs: dict[Hook, int], pods: Sequence[Pod]
+        self, home: Home, tables: Tables, programs: dict[str, int], pods: Sequence[Pod]
     ) -> None:
         self.home = home
         self.tables = tables
@@ -59,6 +59,8 @@ class Node:
         self.client, self.server, self.other = pods
         self._services: dict[tuple[End, str], int] = {}
         self._bases = 0
+        self.here = {text for pod in pods for text in pod.addresses}
+        """Addresses whose endpoints are of this node."""
 
     # ---- what the daemon would write ------------------------------------------------------
 
@@ -77,13 +79,21 @@ class Node:
         """Write the configuration: defaults, and what is to differ."""
         timeouts = tuple(TIMEOUTS.get(State(i), 0) if i < len(State) else 0 for i in range(16))
         config = abi.Config(
-            flags=ConfigFlag.READY | ConfigFlag.LOCAL_FAST_PATH,
+            flags=ConfigFlag.READY | ConfigFlag.LOCAL_FAST_PATH | ConfigFlag.DETECT_LOCAL,
             epoch=1,
             udp_epoch=1,
             refusals_per_sec=1_000_000,
             timeout_sec=timeouts,
             hairpin4=address.from_text(IPV4.hairpin),
             hairpin6=address.from_text(IPV6.hairpin),
+            node4=address.ZERO,
+            node6=address.ZERO,
+            node_netns=0,
+            uplink_ifindex=0,
+            node_port_first=0,
+            node_port_last=0,
+            masquerade_first=32768,
+            masquerade_last=65535,
         )
         self.tables.configs.put(ZERO, config._replace(**changes))
 
@@ -95,8 +105,13 @@ class Node:
 
     def fast_path(self, on: bool) -> None:
         """Switch the local fast path."""
-        flags = ConfigFlag.READY | (ConfigFlag.LOCAL_FAST_PATH if on else 0)
-        self.change_config(flags=flags)
+        self.switch(ConfigFlag.LOCAL_FAST_PATH, on=on)
+
+    def switch(self, flag: ConfigFlag, *, on: bool = True) -> None:
+        """Set or clear one flag of the configuration."""
+        config = self.tables.configs.get(ZERO)
+        assert config
+        self.change_config(flags=config.flags | flag if on else config.flags & ~flag)
 
     def raise_epoch(self, udp: bool = False) -> None:
         """Have known flows judged once more."""
@@ -132,18 +147,20 @@ class Node:
         serving: Iterable[End] = (),
         affinity_sec: int = 0,
         local_only: bool = False,
+        flags: int = 0,
         same_as: End | None = None,
     ) -> int:
         """Write a Service, or what became of it; return its id.
 
-        `serving` are endpoints that only known UDP flows still use; `same_as` is another
-        frontend of the same Service port.
+        `serving` are endpoints that only known UDP flows still use; `flags` are those of
+        FrontendFlag; `same_as` is another frontend of the same Service port.
         """
         cluster, node = list(backends), list(local)
         number = self._services.setdefault((same_as or front, proto), len(self._services) + 1)
         self._bases += 1
         for slot, end in enumerate([*cluster, *node]):
-            backend = abi.Backend(address.from_text(end.addr), end.port)
+            here = BackendFlag.HERE if end.addr in self.here else 0
+            backend = abi.Backend(address.from_text(end.addr), end.port, here)
             self.tables.backends.put(abi.BackendKey(self._bases, slot), backend)
         self._write_members(number, cluster, node, serving)
         frontend = abi.Frontend(
@@ -152,7 +169,7 @@ class Node:
             count=len(cluster),
             local_count=len(node),
             affinity_sec=affinity_sec,
-            flags=FrontendFlag.LOCAL_ONLY if local_only else 0,
+            flags=flags | (FrontendFlag.LOCAL_ONLY if local_only else 0),
         )
         self.tables.frontends.put(_frontend_key(front, proto), frontend)
         return number
@@ -168,8 +185,9 @@ class Node:
             for end in ends:
                 flags[end] = flags.get(end, MemberFlag.SERVING) | flag
         for end, bits in flags.items():
+            here = MemberFlag.HERE if end.addr in self.here else 0
             key = abi.MemberKey(address.from_text(end.addr), service, end.port)
-            self.tables.members.put(key, abi.Member(bits))
+            self.tables.members.put(key, abi.Member(bits | here))
 
     def remove_service(self, front: End, proto: str = "TCP") -> None:
         """Take a frontend away."""
@@ -226,21 +244,22 @@ class Node:
 
     def program(self, name: str) -> int:
         """The file descriptor of a program."""
-        return self._programs[Hook[name.upper()]]
+        return self._programs[name]
 
     # ---- packets --------------------------------------------------------------------------
 
     def from_pod(self, pod: Pod, packet: Packet, **fields: int) -> Result:
         """A packet leaves a pod; fields are those of struct __sk_buff."""
-        return self._send(Hook.FROM_POD, pod, pod.mac, pod.node_mac, packet, fields)
+        return self.send(Hook.FROM_POD, pod, pod.mac, pod.node_mac, packet, fields)
 
     def to_pod(self, pod: Pod, packet: Packet, **fields: int) -> Result:
         """A packet enters a pod, from the node's stack."""
-        return self._send(Hook.TO_POD, pod, pod.node_mac, pod.mac, packet, fields)
+        return self.send(Hook.TO_POD, pod, pod.node_mac, pod.mac, packet, fields)
 
-    def _send(
+    def send(
         self, hook: Hook, pod: Pod, src: str, dst: str, packet: Packet, fields: dict[str, int]
     ) -> Result:
+        """Send a packet through a hook: traced first, then for real. `pod` is whose interface."""
         frame = packet if isinstance(packet, Ether) else Ether(src=src, dst=dst) / packet
         data = bytes(frame)
         before = self.written(WRITTEN_BY_PROGRAMS)
@@ -257,18 +276,20 @@ class Node:
         if done.retval != DROP:
             wrong = wrong_checksums(done.data)
             assert not wrong, f"wrong checksums {wrong}: {Ether(done.data).command()}"
-        return Result(frame, found.short, done.retval, done.data, steps)
+        return Result(frame, found.short, done.retval, done.data, steps, hook)
 
     def run(self, hook: Hook, pod: Pod, data: bytes, **fields: int) -> bpf.TestRun:
         """Run one frame through a program, and nothing else."""
-        return bpf.prog_test_run(self._programs[hook], data, context(pod.ifindex, False, **fields))
+        return bpf.prog_test_run(
+            self.program(hook.short), data, context(pod.ifindex, False, **fields)
+        )
 
     def trace(
         self, hook: Hook, pod: Pod, data: bytes, **fields: int
     ) -> tuple[Verdict, frozenset[Step]]:
         """Ask a program what it would do: verdict and steps."""
         marked = context(pod.ifindex, True, **fields)
-        done = bpf.prog_test_run(self._programs[hook], data, marked)
+        done = bpf.prog_test_run(self.program(hook.short), data, marked)
         verdict, bits = struct.unpack_from("=II", done.context, CB)
         return Verdict(verdict), frozenset(step for step in Step if bits >> step & 1)
 
@@ -297,14 +318,21 @@ def _words(end: End) -> tuple[int, ...]:
 
 
 def _frontend_key(front: End, proto: str) -> abi.FrontendKey:
-    return abi.FrontendKey(address.from_text(front.addr), front.port, NUMBERS[proto])
+    return abi.FrontendKey(address.from_text(front.addr), front.port, NUMBERS.get(proto, 0))
 
 
 # ---- struct __sk_buff, as far as a test-run takes it (linux/bpf.h) ------------------------
 
 SK_BUFF_SIZE = 192
 CB = 48
-OFFSETS = {"mark": 8, "ifindex": 40, "gso_segs": 164, "gso_size": 176}
+OFFSETS = {
+    "mark": 8,
+    "ingress_ifindex": 36,
+    "ifindex": 40,
+    "cb2": CB + 8,
+    "gso_segs": 164,
+    "gso_size": 176,
+}
 
 
 def context(ifindex: int, /, trace: bool = False, **fields: int) -> bytes:

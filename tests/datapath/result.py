@@ -12,7 +12,7 @@ from scapy.layers.inet import IP
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet
 
-from maps.abi import Step
+from maps.abi import Hook, Step
 
 PASS, DROP, REDIRECT = 0xFFFFFFFF, 2, 7
 ACTIONS = {PASS: "goes on", DROP: "dropped", REDIRECT: "handed over"}
@@ -41,6 +41,7 @@ class Result:
     action: int
     data: bytes
     steps: frozenset[Step]
+    hook: Hook
 
     @property
     def frame(self) -> Packet:
@@ -63,12 +64,38 @@ class Result:
         if packet is not None and not isinstance(packet, Ether):
             frame = Ether(src=self.sent.src, dst=self.sent.dst) / packet
             if into:
-                frame = Ether(src=self.sent.dst, dst=into.mac) / one_hop_later(packet)
+                frame = Ether(src=self._sender(into), dst=into.mac) / self._later(packet)
         self._compare(verdict, action, frame)
 
-    def expect_refused(self, verdict: str, answer: Packet) -> None:
-        """Compare with the answer that the sender is to get at once."""
-        self._compare(verdict, REDIRECT, Ether(src=self.sent.dst, dst=self.sent.src) / answer)
+    def expect_routed(self, verdict: str, packet: Packet) -> None:
+        """It is sent on by route, by way of the kernel, which writes the link layer."""
+        frame = Ether(src=self.sent.src, dst=self.sent.dst) / self._later(packet)
+        self._compare(verdict, REDIRECT, frame)
+
+    def expect_to_node(self, verdict: str, packet: Packet, uplink: Pod) -> None:
+        """It enters by an uplink, for the node's own sockets."""
+        self._compare(verdict, REDIRECT, Ether(src=uplink.mac, dst=uplink.mac) / packet)
+
+    def _sender(self, pod: Pod) -> str:
+        """Who hands a packet to a pod: the address of the node that the hook knows."""
+        known: dict[Hook, str] = {
+            Hook.FROM_POD: self.sent.dst,
+            Hook.FROM_WIRE: pod.node_mac,
+            Hook.TO_WIRE: self.sent.src,
+        }
+        return known[self.hook]
+
+    def _later(self, packet: Packet) -> Packet:
+        """The node's own packets have not come any way yet."""
+        return packet if self.hook == Hook.TO_WIRE else one_hop_later(packet)
+
+    def expect_refused(self, verdict: str, answer: Packet, into: Pod | None = None) -> None:
+        """Compare with the answer that the sender is to get at once.
+
+        With `into` the sender is a pod whose packet has come as far as an uplink.
+        """
+        src, dst = (into.node_mac, into.mac) if into else (self.sent.dst, self.sent.src)
+        self._compare(verdict, REDIRECT, Ether(src=src, dst=dst) / answer)
 
     def _compare(self, verdict: str, action: int, frame: Packet | None) -> None:
         same = frame is None or self.data == bytes(frame)

@@ -1,149 +1,41 @@
 """Attaching, by tcx and by clsact: ours first, nobody else's touched, swapped without a loss.
 
 The programs here only count packets of an EtherType that nobody uses, which a raw socket at the
-other end of a veth sends.
+other end of a veth sends (attaching.py).
 """
 
+from __future__ import annotations
+
 import os
-import socket
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
-from kpbpf.datapath import attach, clsact, programs
+from kpbpf.datapath import attach
 from kpbpf.datapath.attached import Attached
 from kpbpf.datapath.monitor import Monitor
-from kpbpf.datapath.netns import in_netns
 from kpbpf.errors import ForeignProgram, LinkGone, NotFound, Usage
-from kpbpf.home import Home
 from maps import bpf
 from maps.abi import ABI_VERSION
-from maps.layout import U32
-from maps.table import open_tables
-from tests.datapath.conftest import fresh_home
-from tests.datapath.pair import Pair, run
+from tests.datapath.attaching import (
+    ETHERTYPE,
+    Node,
+    clsact_is_there,
+    filters,
+    foreign_filter,
+    loaded,
+    mechanism,
+    node,
+    program_id,
+    take_off,
+    using,
+)
+from tests.datapath.pair import run
 
-ETHERTYPE = 0x88B5
-"""IEEE 802.1, for local experiments."""
-
-COUNTING = f"""
-#define MAP(name) ((void *)bpf_pseudo_fd(1, name##_FD))
-static void *(*lookup)(void *, const void *) = (void *)BPF_FUNC_map_lookup_elem;
-#define PROGRAM __attribute__((section(".bpf.fn.NAME"), used))
-PROGRAM int NAME(struct __sk_buff *skb)
-{{
-	u32 slot = SLOT;
-	u64 *packets = lookup(MAP(kp_counters), &slot);
-	if (packets && skb->protocol == __builtin_bswap16({ETHERTYPE}))
-		__sync_fetch_and_add(packets, 1);
-	return -1;
-}}
-"""
-
-
-class Node(NamedTuple):
-    """A network namespace with one pod's veth, and two sets of programs to run there."""
-
-    home: Home
-    netns: Path
-    pod: Path
-    ifindex: int
-    first: dict[str, Path]
-    """Counts from_pod in slot 0 and to_pod in slot 1."""
-    second: dict[str, Path]
-    """Counts them in slots 2 and 3."""
-
-    def counted(self, slot: int) -> int:
-        with open_tables(self.home) as tables:
-            counter = tables.counters.sum(U32(slot))
-        assert counter is not None
-        return counter.packets
-
-    def send(self, frames: int) -> None:
-        """Send from the pod to the node."""
-        with in_netns(self.pod), socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as raw:
-            raw.bind(("eth0", 0))
-            for _ in range(frames):
-                raw.send(b"\xff" * 12 + ETHERTYPE.to_bytes(2, "big") + bytes(50))
-
-
-@pytest.fixture(scope="module")
-def loaded(
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[tuple[Home, list[dict[str, Path]]]]:
-    """Two sets of counting programs; loading takes a second, so all tests share them."""
-    source = tmp_path_factory.mktemp("source")
-    with ExitStack() as stack:
-        home = next(homes := fresh_home(tmp_path_factory.mktemp("home")))
-        stack.callback(lambda: next(homes, None))
-        open_tables(home, create=True).close()
-        sets = []
-        for first_slot in (0, 2):
-            for slot, name in enumerate(("from_pod", "to_pod"), first_slot):
-                text = COUNTING.replace("NAME", name).replace("SLOT", str(slot))
-                (source / f"{name}.c").write_text(text)
-            sets.append(programs.ensure_programs(home, source))
-        yield home, sets
-
-
-@pytest.fixture
-def node(pair: Pair, loaded: tuple[Home, list[dict[str, Path]]]) -> Iterator[Node]:
-    """The programs at hand beside a pod's veth; what a test attached is taken off again."""
-    home, (first, second) = loaded
-    yield Node(home, pair.netns, pair.pod, pair.ifindex, first, second)
-    for one in attach.attachments(home):
-        attach.detach(home, one.ifindex)
-
-
-@pytest.fixture(params=["tcx", "clsact"])
-def mechanism(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    chosen: str = request.param
-    monkeypatch.setenv("KPBPF_ATTACH", chosen)
-    return chosen
-
-
-def program_id(pin: Path) -> int:
-    return using(pin, lambda fd: bpf.prog_info(fd).id)
-
-
-def using(pin: Path, do: Callable[[int], int]) -> int:
-    fd = bpf.obj_get(pin)
-    try:
-        return do(fd)
-    finally:
-        os.close(fd)
-
-
-def filters(ifindex: int, program: str = "from_pod") -> list[clsact.Filter]:
-    from pyroute2 import IPRoute
-
-    with IPRoute() as netlink:
-        return clsact.filters(netlink, ifindex, program)
-
-
-def foreign_filter(ifindex: int, pin: Path, priority: int, handle: int) -> None:
-    """Attach as somebody else would, by clsact."""
-    from pyroute2 import IPRoute
-
-    def add(fd: int) -> int:
-        options = {"fd": fd, "name": "foreign", "direct_action": True, "protocol": 3}
-        with IPRoute() as netlink:
-            parent = clsact.PARENT["from_pod"]
-            netlink.tc(
-                "add-filter", "bpf", ifindex, handle, parent=parent, prio=priority, **options
-            )
-        return fd
-
-    using(pin, add)
-
-
-def clsact_is_there(ifindex: int) -> bool:
-    return "qdisc clsact" in run("tc", "qdisc", "show", "dev", socket.if_indextoname(ifindex))
+__all__ = ["loaded", "mechanism", "node"]
 
 
 def test_attached_programs_run_and_are_listed(node: Node, mechanism: str) -> None:
@@ -258,19 +150,8 @@ def test_missing_program_attaches_nothing(node: Node, mechanism: str) -> None:
 # ---- looking again and again ----------------------------------------------------------------
 
 
-def take_off(node: Node, mechanism: str) -> None:
-    """Remove from_pod as somebody else would."""
-    if mechanism == "clsact":
-        run("tc", "filter", "del", "dev", "host0", "ingress")
-        return
-    pin = node.home.links_dir(ABI_VERSION) / f"{node.ifindex}-from_pod"
-    link = bpf.obj_get(pin)
-    bpf.link_detach(link)
-    os.close(link)
-
-
 def test_looking_again_sees_what_a_first_look_would(node: Node, mechanism: str) -> None:
-    whole = {name: program_id(pin) for name, pin in node.first.items()}
+    whole = {name: program_id(node.first[name]) for name in attach.POD}
     with closing(Attached(node.home)) as attached:
         assert attached.look() == {}
         attach.attach(node.home, node.ifindex, node.first)
@@ -278,7 +159,7 @@ def test_looking_again_sees_what_a_first_look_would(node: Node, mechanism: str) 
         take_off(node, mechanism)
         assert attached.look() == {node.ifindex: whole | {"from_pod": 0}}
         attach.attach(node.home, node.ifindex, node.second)
-        swapped = {name: program_id(pin) for name, pin in node.second.items()}
+        swapped = {name: program_id(node.second[name]) for name in attach.POD}
         assert attached.look() == {node.ifindex: swapped}
         attach.detach(node.home, node.ifindex)
         assert attached.look() == {}

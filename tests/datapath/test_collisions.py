@@ -14,7 +14,6 @@ from tests.datapath.packets import End, Net, Talk
 from tests.datapath.result import Pod
 
 PORT = 8080
-with_ports = pytest.mark.parametrize("proto", ["TCP", "UDP"])
 place = pytest.mark.parametrize("near", [False, True], ids=["remote", "local"])
 
 
@@ -46,7 +45,6 @@ def answer(node: Node, net: Net, inside: Talk, talk: Talk) -> None:
         node.to_pod(node.client, inside.answer()).expect("reply", talk.answer())
 
 
-@with_ports
 @place
 def test_two_services_with_one_backend_are_never_mixed(
     node: Node, net: Net, proto: str, near: bool
@@ -64,16 +62,6 @@ def test_two_services_with_one_backend_are_never_mixed(
         node.from_pod(node.client, first.more()).expect("to_backend", inside.more(), into=into)
 
 
-def test_sctp_keeps_its_ports_so_the_later_one_is_dropped(node: Node, net: Net) -> None:
-    first, second = net.to_service("SCTP"), net.to_service("SCTP").to(net.second_service, 80)
-    for talk in (first, second):
-        node.serve(talk.dst, [End(net.remote, 80)], "SCTP")
-    node.from_pod(node.client, first.opening()).expect(
-        "to_backend", first.to(net.remote, 80).opening()
-    )
-    node.from_pod(node.client, second.opening()).expect("no_port")
-
-
 def test_another_backend_serves_as_well(node: Node, net: Net, proto: str) -> None:
     ends = [End(net.remote[:-1] + str(i), 80) for i in range(1, 9)]
     fronts = [End(net.service, 80), End(net.second_service, 80)]
@@ -88,7 +76,6 @@ def test_another_backend_serves_as_well(node: Node, net: Net, proto: str) -> Non
         assert len(seen) == 2
 
 
-@with_ports
 def test_pod_that_reaches_itself_twice_is_never_mixed(node: Node, net: Net, proto: str) -> None:
     first, second = serve_twice(node, net, proto, net.client)
     inside = first.to(net.client).seen_as(net.hairpin)
@@ -102,7 +89,6 @@ def test_pod_that_reaches_itself_twice_is_never_mixed(node: Node, net: Net, prot
 # ---- straight to the backend --------------------------------------------------------------
 
 
-@with_ports
 @place
 def test_direct_connection_with_the_ports_of_a_translated_one_is_diverted(
     node: Node, net: Net, proto: str, near: bool
@@ -120,7 +106,6 @@ def test_direct_connection_with_the_ports_of_a_translated_one_is_diverted(
         node.from_pod(node.client, talk.more()).expect("to_backend", direct.more(), into=into)
 
 
-@with_ports
 def test_connection_to_a_service_gives_way_to_a_direct_one(
     node: Node, net: Net, proto: str
 ) -> None:
@@ -133,7 +118,6 @@ def test_connection_to_a_service_gives_way_to_a_direct_one(
     node.from_pod(node.client, direct.more()).expect("direct", direct.more())
 
 
-@with_ports
 def test_diverted_connection_outlives_the_one_it_was_diverted_by(
     node: Node, net: Net, proto: str
 ) -> None:
@@ -162,13 +146,6 @@ def test_diverted_records_keep_each_other_alive(node: Node, net: Net) -> None:
         assert alias.last_seen_ns == record.last_seen_ns
 
 
-def test_direct_sctp_with_the_ports_of_a_translated_one_is_dropped(node: Node, net: Net) -> None:
-    talk = net.to_service("SCTP")
-    node.serve(talk.dst, [End(net.remote, 80)], "SCTP")
-    node.from_pod(node.client, talk.opening())
-    node.from_pod(node.client, talk.to(net.remote, 80).opening()).expect("no_port")
-
-
 def test_diverting_does_not_spare_the_source_check(node: Node, net: Net) -> None:
     talk, _ = serve_twice(node, net, "TCP", net.remote)
     node.from_pod(node.client, talk.opening())
@@ -178,7 +155,6 @@ def test_diverting_does_not_spare_the_source_check(node: Node, net: Net) -> None
 # ---- records that are in nobody's way -----------------------------------------------------
 
 
-@with_ports
 def test_port_is_free_again_when_the_other_connection_has_timed_out(
     node: Node, net: Net, proto: str
 ) -> None:
@@ -197,7 +173,6 @@ def test_port_is_free_again_when_the_other_connection_is_closing(node: Node, net
     result.expect("to_backend", second.to(net.remote).opening())
 
 
-@with_ports
 def test_record_that_lost_its_alias_is_taken_over_by_its_own_connection(
     node: Node, net: Net, proto: str
 ) -> None:

@@ -67,6 +67,23 @@ def test_connection_from_elsewhere_is_remembered_on_entering_the_pod(
     assert node.flow_count() == 1
 
 
+def test_replies_to_what_the_stack_brought_never_take_the_fast_path(
+    node: Node, net: Net, proto: str
+) -> None:
+    """A hostPort's address translation, by others, sees both ways: also once judged again."""
+    talk = net.talk(proto, End(net.client, 5000), End(net.server, 80))
+    node.to_pod(node.server, talk.opening()).expect("direct", talk.opening())
+    for _ in range(2):
+        node.from_pod(node.server, talk.answer()).expect("direct", talk.answer())
+        node.raise_epoch(udp=proto == "UDP")
+    assert Step.FLOW_JUDGED_AGAIN in node.from_pod(node.server, talk.answer()).steps
+    # The other pod itself, straight: then nobody has translated anything.
+    result = node.from_pod(node.client, talk.more())
+    result.expect("direct", talk.more(), into=node.server)
+    result = node.from_pod(node.server, talk.answer())
+    result.expect("direct", talk.answer(), into=node.client)
+
+
 # ---- states -------------------------------------------------------------------------------
 
 
@@ -163,10 +180,12 @@ def test_flow_is_forgotten_when_idle_for_longer_than_its_state_allows(
         assert (Step.FLOW_KNOWN in steps) != forgotten
 
 
-def test_tcp_data_to_a_service_after_the_time_out_is_refused(node: Node, net: Net) -> None:
+def test_tcp_data_to_a_service_after_the_time_out_is_not_ours_any_more(
+    node: Node, net: Net
+) -> None:
     talk, inside = known(node, net.to_service(), net.remote)
     node.idle(TIMEOUTS[State.TCP_NEW] + 1)
-    assert node.from_pod(node.client, talk.more()).verdict == "no_flow"
+    node.from_pod(node.client, talk.more()).expect("untracked", talk.more())
     node.from_pod(node.client, talk.opening()).expect("to_backend", inside.opening())
 
 

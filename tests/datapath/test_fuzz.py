@@ -30,8 +30,10 @@ RANDOM_FRAMES = 40_000
 SHORTEST = {b"\x08\x00": 14 + 20, b"\x86\xdd": 14 + 40}
 """By Ethernet type: a test-run takes nothing that ends inside its network header."""
 
-MIGHT_BE_HANDED_OVER = 1 << Step.LOCAL_POD | 1 << Step.REFUSED
-UNCHANGED = (Verdict.PASS_NOT_OURS, Verdict.PASS_DIRECT)
+HANDED_OVER = (Step.LOCAL_POD, Step.REFUSED, Step.ROUTED, Step.TO_NODE)
+MIGHT_BE_HANDED_OVER = sum(1 << step for step in HANDED_OVER)
+UNCHANGED = (Verdict.PASS_NOT_OURS, Verdict.PASS_DIRECT, Verdict.PASS_UNTRACKED)
+POD_HOOKS = (Hook.FROM_POD, Hook.TO_POD)
 
 
 @pytest.fixture
@@ -87,7 +89,7 @@ def busy(node: Node) -> Node:
             node.serve(End(net.service, 82), [End(net.client, 8080)], proto)
             node.serve(End(net.service, 83), [remote], proto, local_only=True)
     for frame in frames(node):
-        for hook in Hook:
+        for hook in POD_HOOKS:
             node.run(hook, node.client, frame)
     return node
 
@@ -96,15 +98,15 @@ def shortest(frame: bytes) -> int:
     return SHORTEST.get(frame[12:14], 15)
 
 
-def truncated(node: Node) -> Iterator[bytes]:
-    for frame in frames(node):
+def truncated(whole: list[bytes]) -> Iterator[bytes]:
+    """Cut off at every length."""
+    for frame in whole:
         for length in range(shortest(frame), len(frame)):
             yield frame[:length]
 
 
-def noisy(node: Node, source: random.Random) -> Iterator[bytes]:
+def noisy(whole: list[bytes], source: random.Random) -> Iterator[bytes]:
     """Headers up to somewhere, then noise; link layers stay."""
-    whole = frames(node)
     for _ in range(RANDOM_FRAMES):
         frame = source.choice(whole)
         kept = source.randrange(14, len(frame))
@@ -112,9 +114,8 @@ def noisy(node: Node, source: random.Random) -> Iterator[bytes]:
         yield frame[:kept] + source.randbytes(source.randrange(least, least + 200))
 
 
-def flipped(node: Node, source: random.Random) -> Iterator[bytes]:
+def flipped(whole: list[bytes], source: random.Random) -> Iterator[bytes]:
     """A few bits are wrong, somewhere behind the link layer."""
-    whole = frames(node)
     for _ in range(RANDOM_FRAMES):
         frame = bytearray(source.choice(whole))
         for _ in range(source.randrange(1, 9)):
@@ -123,9 +124,9 @@ def flipped(node: Node, source: random.Random) -> Iterator[bytes]:
         yield bytes(frame)
 
 
-def behave(node: Node, hook: Hook, stream: Iterator[bytes], seed: int) -> int:
+def behave(node: Node, program: str, ifindex: int, stream: Iterator[bytes], seed: int) -> int:
     """Send frames, and hold each to what its trace said; return how many there were."""
-    fd, ifindex = node.program(hook.short), node.client.ifindex
+    fd = node.program(program)
     traced, plain = context(ifindex, trace=True), context(ifindex)
     count = 0
     for frame in stream:
@@ -133,10 +134,10 @@ def behave(node: Node, hook: Hook, stream: Iterator[bytes], seed: int) -> int:
         told = bpf.prog_test_run(fd, frame, traced)
         done = bpf.prog_test_run(fd, frame, plain)
         verdict, steps = struct.unpack_from("=II", told.context, CB)
-        story = f"KPBPF_SEED={seed}, {hook.short}: {frame.hex()}: {Verdict(verdict).short}"
+        story = f"KPBPF_SEED={seed}, {program}: {frame.hex()}: {Verdict(verdict).short}"
         assert done.retval == told.retval, story
         if done.retval == REDIRECT:
-            assert hook == Hook.FROM_POD, story
+            assert program != "to_pod", story
             assert steps & MIGHT_BE_HANDED_OVER, story
         else:
             assert done.retval == (DROP if verdict >= Verdict.DROP_SHORT else PASS), story
@@ -145,14 +146,15 @@ def behave(node: Node, hook: Hook, stream: Iterator[bytes], seed: int) -> int:
 
 
 def entries(node: Node) -> dict[str, int]:
+    """How many entries each map has."""
     return {name: len(list(table.items_raw())) for name, table in node.tables.by_name.items()}
 
 
-def hold(node: Node, hook: Hook, stream: Iterator[bytes], seed: int) -> None:
+def hold(node: Node, program: str, ifindex: int, stream: Iterator[bytes], seed: int) -> None:
     """Send frames; each was counted, and no map but the programs' own has changed."""
     ours = [name for name in node.tables.by_name if name not in (*WRITTEN_BY_PROGRAMS, "scratches")]
     before, counted = node.written(ours), sum(counter.packets for counter in node.counters())
-    count = behave(node, hook, stream, seed)
+    count = behave(node, program, ifindex, stream, seed)
     assert sum(counter.packets for counter in node.counters()) - counted == count
     assert node.written(ours) == before
     for name, number in entries(node).items():
@@ -160,19 +162,21 @@ def hold(node: Node, hook: Hook, stream: Iterator[bytes], seed: int) -> None:
     print(f"{count} frames, {node.flow_count()} records")
 
 
-hooks = pytest.mark.parametrize("hook", list(Hook), ids=lambda hook: hook.short)
+programs = pytest.mark.parametrize("program", [hook.short for hook in POD_HOOKS])
 
 
-@hooks
-def test_frames_cut_off_at_every_length(busy: Node, hook: Hook, seed: int) -> None:
-    hold(busy, hook, truncated(busy), seed)
+@programs
+def test_frames_cut_off_at_every_length(busy: Node, program: str, seed: int) -> None:
+    hold(busy, program, busy.client.ifindex, truncated(frames(busy)), seed)
 
 
-@hooks
-def test_noise_behind_plausible_headers(busy: Node, hook: Hook, seed: int) -> None:
-    hold(busy, hook, noisy(busy, random.Random(seed)), seed)
+@programs
+def test_noise_behind_plausible_headers(busy: Node, program: str, seed: int) -> None:
+    stream = noisy(frames(busy), random.Random(seed))
+    hold(busy, program, busy.client.ifindex, stream, seed)
 
 
-@hooks
-def test_flipped_bits(busy: Node, hook: Hook, seed: int) -> None:
-    hold(busy, hook, flipped(busy, random.Random(seed)), seed)
+@programs
+def test_flipped_bits(busy: Node, program: str, seed: int) -> None:
+    stream = flipped(frames(busy), random.Random(seed))
+    hold(busy, program, busy.client.ifindex, stream, seed)

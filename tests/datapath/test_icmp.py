@@ -31,7 +31,7 @@ with_ports = pytest.mark.parametrize("proto", ["TCP", "UDP"])
 def opened(node: Node, net: Net, proto: str, backend: str) -> tuple[Talk, Talk]:
     """A connection to a Service of one backend: as the client sees it, and as the backend."""
     talk = net.to_service(proto)
-    port = 80 if proto == "SCTP" else PORT
+    port = 80 if proto == "SCTP" else PORT  # the CRC in a quote stays: nobody can check it
     node.serve(talk.dst, [End(backend, port)], proto)
     node.from_pod(node.client, talk.opening())
     inside = talk.to(backend, port)

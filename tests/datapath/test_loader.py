@@ -24,12 +24,15 @@ from maps import bpf
 from maps.abi import ABI_VERSION
 from maps.table import open_tables
 
-PROGRAM = """
+HEAD = """\
 #define MAP(name) ((void *)bpf_pseudo_fd(1, name##_FD))
 static void *(*lookup)(void *, const void *) = (void *)BPF_FUNC_map_lookup_elem;
 static void *(*unheard_of)(void) = (void *)9999;
-#define PROGRAM __attribute__((section(".bpf.fn.NAME"), used))
-PROGRAM int NAME(struct __sk_buff *skb)
+#define TEXT(name) #name
+#define PROGRAM(name) __attribute__((section(".bpf.fn." TEXT(name)), used))
+"""
+PROGRAM = """\
+PROGRAM(NAME) int NAME(void *context)
 {
 	u32 slot = 0;
 	u32 *config = lookup(MAP(kp_configs), &slot);
@@ -37,20 +40,25 @@ PROGRAM int NAME(struct __sk_buff *skb)
 }
 """
 FINE = "return config ? 1 : 2;"
+FINE_AT_A_CGROUP = "return 1;"
 
 
-def write(directory: Path, body: str, name: str = "from_pod") -> None:
-    text = PROGRAM.replace("NAME", name).replace("BODY", body)
-    (directory / f"{name}.c").write_text(text)
+def write(directory: Path, body: str, *names: str) -> None:
+    """Write a file of programs that all do the same; from_pod.c unless told."""
+    file = build.PROGRAMS[names[0]].file if names else "from_pod.c"
+    texts = [PROGRAM.replace("NAME", name) for name in names or ("from_pod",)]
+    (directory / file).write_text("".join((HEAD, *texts)).replace("BODY", body))
 
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    """Two tiny programs."""
+    """All programs, tiny ones."""
     directory = tmp_path / "source"
     directory.mkdir()
-    write(directory, FINE)
-    write(directory, FINE, "to_pod")
+    plain = {name: one.file for name, one in build.PROGRAMS.items() if not one.options}
+    for file in set(plain.values()):
+        names = [name for name in plain if plain[name] == file]
+        write(directory, FINE_AT_A_CGROUP if names[0] in build.SOCKET_PROGRAMS else FINE, *names)
     return directory
 
 

@@ -10,7 +10,16 @@ import pytest
 
 from kpbpf.address import from_text
 from kpbpf.datapath import monitor
-from kpbpf.datapath.monitor import EVERYTHING, FILTERS, LINKS, NEIGHBOURS, ROUTES, Monitor, News
+from kpbpf.datapath.monitor import (
+    ADDRESSES,
+    EVERYTHING,
+    FILTERS,
+    LINKS,
+    NEIGHBOURS,
+    ROUTES,
+    Monitor,
+    News,
+)
 from tests.datapath.pair import Pair, run
 
 SOON_SEC = 10.0
@@ -34,6 +43,8 @@ class Ears:
                 self.news.links | one.links,
                 self.news.addresses | one.addresses,
                 self.news.routes or one.routes,
+                self.news.default_routes or one.default_routes,
+                self.news.own_addresses or one.own_addresses,
                 self.news.filters | one.filters,
                 self.news.everything or one.everything,
             )
@@ -65,6 +76,27 @@ def test_a_route_of_one_address_is_told_by_the_address(ears: Ears, address: str,
     run("ip", "route", "add", wide, "dev", "host0")
     ears.hears(lambda news: news.routes)
     assert ROUTES in ears.reasons
+
+
+@pytest.mark.parametrize(
+    ("wide", "default"), [("10.9.0.0/24", "default"), ("fd09::/64", "::/0")], ids=["ipv4", "ipv6"]
+)
+def test_a_default_route_is_told_from_other_wide_ones(ears: Ears, wide: str, default: str) -> None:
+    run("ip", "route", "add", wide, "dev", "host0")
+    ears.hears(lambda news: news.routes)
+    assert not ears.news.default_routes
+    run("ip", "route", "add", default, "dev", "host0")
+    ears.hears(lambda news: news.default_routes)
+
+
+@pytest.mark.parametrize("address", ["10.9.0.2/24", "fd09::2/64"])
+def test_addresses_of_this_node_that_come_and_go_are_told(ears: Ears, address: str) -> None:
+    for what in ("add", "del"):
+        run("ip", "address", what, address, "dev", "host0")
+        ears.hears(lambda news: news.own_addresses)
+        assert ADDRESSES in ears.reasons
+        ears.reasons.clear()
+        ears.news = News()
 
 
 @pytest.mark.parametrize("address", ["10.9.0.2", "fd09::2"])

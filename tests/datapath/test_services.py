@@ -48,12 +48,6 @@ def test_destination_port_becomes_the_target_port(node: Node, net: Net) -> None:
         result.expect("to_backend", talk.to(net.remote, 8080).opening())
 
 
-def test_sctp_to_another_port_is_dropped_since_its_crc_covers_ports(node: Node, net: Net) -> None:
-    talk = net.to_service("SCTP")
-    node.serve(talk.dst, [End(net.remote, 8080)], "SCTP")
-    node.from_pod(node.client, talk.opening()).expect("rewrite")
-
-
 def test_next_packet_goes_to_the_same_backend(node: Node, net: Net, proto: str) -> None:
     talk = net.to_service(proto)
     node.serve(talk.dst, [End(net.remote, 80), End(net.second_remote, 80)], proto)

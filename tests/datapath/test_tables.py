@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from kpbpf.address import from_text
 from kpbpf.datapath import kernel
 from kpbpf.errors import AbiMismatch, MapFull, MissingBpffs, NotFound
 from kpbpf.home import Home
@@ -21,6 +22,7 @@ HASH = abi.MAPS["backends"]._replace(entries=8)
 LRU = abi.MAPS["affinities"]._replace(entries=8)
 ARRAY = abi.MAPS["configs"]._replace(entries=2)
 PERCPU = abi.MAPS["counters"]._replace(entries=4)
+RANGES = abi.MAPS["ranges"]._replace(entries=6000)
 ADDRESS = bytes(15) + b"\x01"
 
 
@@ -72,10 +74,10 @@ def test_entry_is_put_read_replaced_and_deleted(
 ) -> None:
     key = abi.BackendKey(1, 2)
     assert backends.get(key) is None
-    backends.put(key, abi.Backend(ADDRESS, 80))
-    backends.put(key, abi.Backend(ADDRESS, 81))
-    assert backends.get(key) == abi.Backend(ADDRESS, 81)
-    assert list(backends.items()) == [(key, abi.Backend(ADDRESS, 81))]
+    backends.put(key, abi.Backend(ADDRESS, 80, 0))
+    backends.put(key, abi.Backend(ADDRESS, 81, 0))
+    assert backends.get(key) == abi.Backend(ADDRESS, 81, 0)
+    assert list(backends.items()) == [(key, abi.Backend(ADDRESS, 81, 0))]
     assert backends.delete(key) is True
     assert backends.delete(key) is False
 
@@ -84,9 +86,9 @@ def test_taken_key_is_left_alone_by_put_new(
     backends: Table[abi.BackendKey, abi.Backend],
 ) -> None:
     key = abi.BackendKey(1, 2)
-    assert backends.put_new(key, abi.Backend(ADDRESS, 80)) is True
-    assert backends.put_new(key, abi.Backend(ADDRESS, 81)) is False
-    assert backends.get(key) == abi.Backend(ADDRESS, 80)
+    assert backends.put_new(key, abi.Backend(ADDRESS, 80, 0)) is True
+    assert backends.put_new(key, abi.Backend(ADDRESS, 81, 0)) is False
+    assert backends.get(key) == abi.Backend(ADDRESS, 80, 0)
 
 
 def test_full_map_says_so_and_how_far_it_came(
@@ -98,8 +100,8 @@ def test_full_map_says_so_and_how_far_it_came(
     assert caught.value.done == 8
     assert len(list(backends.items())) == 8
     with pytest.raises(MapFull):
-        backends.put(abi.BackendKey(2, 0), abi.Backend(ADDRESS, 80))
-    backends.put(abi.BackendKey(1, 0), abi.Backend(ADDRESS, 80))
+        backends.put(abi.BackendKey(2, 0), abi.Backend(ADDRESS, 80, 0))
+    backends.put(abi.BackendKey(1, 0), abi.Backend(ADDRESS, 80, 0))
 
 
 def test_missing_keys_are_passed_over_when_many_are_deleted(
@@ -119,6 +121,50 @@ def test_lru_map_makes_room(make: Maker) -> None:
     left = [key.service for key, _ in table.items()]
     assert 49 in left
     assert len(left) <= LRU.entries
+
+
+def test_the_longest_range_that_holds_an_address_is_found(make: Maker) -> None:
+    table: Table[abi.RangeKey, U32] = Table(RANGES, make.store(RANGES))
+
+    def block(text: str, length: int, scope: int = 7) -> abi.RangeKey:
+        return abi.RangeKey(32 + length, scope, from_text(text))
+
+    table.put_many_raw(
+        (key.pack(), U32(number).pack())
+        for number, key in enumerate(
+            [block("10.0.0.0", 104), block("10.1.0.0", 112), block("fd00::", 8), block("::", 0, 8)]
+        )
+    )
+    found = {
+        (text, scope): table.get(block(text, 128, scope))
+        for text in ("10.1.2.3", "10.2.0.1", "11.0.0.1", "fd12::1", "fe80::1")
+        for scope in (7, 8, 9)
+    }
+    assert {place: number for place, number in found.items() if number is not None} == {
+        ("10.1.2.3", 7): 1,
+        ("10.2.0.1", 7): 0,
+        ("fd12::1", 7): 2,
+        **{(text, 8): 3 for text, scope in found if scope == 8},
+    }
+    assert table.put_new(block("10.1.0.0", 112), U32(5)) is False
+    assert table.delete(block("10.1.0.0", 113)) is False
+    assert table.delete_many_raw([block("10.1.0.0", 112).pack(), bytes(24)]) == 1
+    assert table.get(block("10.1.2.3", 128)) == 0
+    assert sorted(key.prefix for key, _ in table.items()) == [32, 40, 136]
+    with pytest.raises(OSError, match=r"\S") as caught:
+        table.put(block("::", 129), U32(1))
+    assert caught.value.errno == errno.EINVAL
+
+
+def test_many_ranges_are_read_in_whole_and_a_full_trie_says_so(make: Maker) -> None:
+    table: Table[abi.RangeKey, U32] = Table(RANGES, make.store(RANGES))
+    keys = [abi.RangeKey(32 + 128, n, ADDRESS).pack() for n in range(RANGES.entries + 1)]
+    table.put_many_raw((key, U32(1).pack()) for key in keys[:-1])
+    assert sorted(key for key, _ in table.items_raw()) == sorted(keys[:-1])
+    with pytest.raises(MapFull):
+        table.put_raw(keys[-1], U32(1).pack())
+    assert table.delete_many_raw(keys) == RANGES.entries
+    assert table.count() == 0
 
 
 def test_every_slot_of_an_array_is_there_from_the_start(make: Maker) -> None:
@@ -145,7 +191,7 @@ def test_values_of_all_cpus_are_listed_and_summed(make: Maker) -> None:
 def test_ten_thousand_entries_go_in_and_come_out(make: Maker, kind: MapKind) -> None:
     spec = HASH._replace(kind=kind, entries=20_000, flags=0)
     table: Table[abi.BackendKey, abi.Backend] = Table(spec, make.store(spec))
-    wanted = {abi.BackendKey(7, i).pack(): abi.Backend(ADDRESS, i).pack() for i in range(10_000)}
+    wanted = {abi.BackendKey(7, i).pack(): abi.Backend(ADDRESS, i, 0).pack() for i in range(10_000)}
     table.put_block(b"".join(wanted), b"".join(wanted.values()))
     assert dict(table.items_raw()) == wanted
     assert table.delete_block(b"".join(wanted)) == 10_000

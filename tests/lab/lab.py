@@ -30,6 +30,7 @@ class LabService:
     addresses: dict[int, str]
     spec: dict[str, Any] = field(default_factory=dict)
     ports: Ports = USUAL_PORTS
+    status: dict[str, Any] = field(default_factory=dict)
     _endpoints: list[Endpoint] = field(default_factory=list)
 
     @property
@@ -59,7 +60,7 @@ class LabService:
         self._endpoints = endpoints
         write(
             self.path,
-            service(self.name, self.addresses, self.ports, self.spec),
+            service(self.name, self.addresses, self.ports, self.spec, self.status),
             *slices(self.name, endpoints, self.ports),
         )
 

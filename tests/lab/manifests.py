@@ -23,10 +23,11 @@ class Ports(NamedTuple):
     port: int = 80
     target: int = 8080
     protocols: tuple[str, ...] = ("TCP", "UDP")
+    node_port: int = 0
 
-    def manifest(self, number: int) -> list[Manifest]:
+    def manifest(self, number: int, **more: int) -> list[Manifest]:
         """Ports of that number, named by their protocols."""
-        return [{"name": p.lower(), "protocol": p, "port": number} for p in self.protocols]
+        return [{"name": p.lower(), "protocol": p, "port": number, **more} for p in self.protocols]
 
 
 USUAL_PORTS = Ports()
@@ -39,22 +40,36 @@ class Endpoint(NamedTuple):
     ready: bool = True
     serving: bool = True
     terminating: bool = False
+    hints: Manifest | None = None
+
+    @property
+    def node_name(self) -> str:
+        """The Node that it runs on; outside of it where the place does not say."""
+        return self.place.on_node or (NODE_NAME if self.place.host_ifname else OTHER_NODE_NAME)
 
     def manifest(self, family: int) -> Manifest:
         """Its entry in an EndpointSlice of that family."""
         return {
             "addresses": [self.place.addresses[family]],
-            "nodeName": NODE_NAME if self.place.host_ifname else OTHER_NODE_NAME,
+            "nodeName": self.node_name,
             "conditions": {
                 "ready": self.ready,
                 "serving": self.serving,
                 "terminating": self.terminating,
             },
+            **({"hints": self.hints} if self.hints else {}),
         }
 
 
-def service(name: str, addresses: dict[int, str], ports: Ports, spec: Manifest) -> Manifest:
+def service(
+    name: str,
+    addresses: dict[int, str],
+    ports: Ports,
+    spec: Manifest,
+    status: Manifest | None = None,
+) -> Manifest:
     """Return a ClusterIP Service; `spec` adds or replaces fields."""
+    more = {"nodePort": ports.node_port} if ports.node_port else {}
     return {
         "apiVersion": "v1",
         "kind": "Service",
@@ -64,9 +79,31 @@ def service(name: str, addresses: dict[int, str], ports: Ports, spec: Manifest) 
             "clusterIP": addresses[FAMILIES[0]],
             "clusterIPs": [addresses[family] for family in FAMILIES],
             "ipFamilies": [f"IPv{family}" for family in FAMILIES],
-            "ports": ports.manifest(ports.port),
+            "ports": ports.manifest(ports.port, **more),
         }
         | spec,
+        **({"status": status} if status else {}),
+    }
+
+
+def node(name: str, addresses: list[str], pod_cidrs: list[str], labels: dict[str, str]) -> Manifest:
+    """Return a Node with these internal addresses."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": {"name": name, "labels": labels},
+        "spec": {"podCIDR": pod_cidrs[0], "podCIDRs": pod_cidrs},
+        "status": {"addresses": [{"type": "InternalIP", "address": one} for one in addresses]},
+    }
+
+
+def service_cidr(name: str, *blocks: str) -> Manifest:
+    """Return a ServiceCIDR: cluster IPs come from these."""
+    return {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "ServiceCIDR",
+        "metadata": {"name": name},
+        "spec": {"cidrs": list(blocks)},
     }
 
 

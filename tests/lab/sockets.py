@@ -14,6 +14,7 @@ import socketserver
 import threading
 import time
 from array import array
+from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import NamedTuple, Self, cast
@@ -25,6 +26,7 @@ STREAM_PAUSE_SEC = 0.001
 LOAD_PAUSE_SEC = 0.001
 RECEIVE_BUFFER = 16 * 1024 * 1024  # so that no packet is lost for want of a reader
 SO_RCVBUFFORCE = 33
+SEEN_MAX = 1000
 
 
 class Answer(NamedTuple):
@@ -34,6 +36,10 @@ class Answer(NamedTuple):
     client: str
     client_port: int
     payload: bytes = b""
+
+
+Seen = deque[Answer]
+"""What servers have received, the latest last: also what they could not answer."""
 
 
 def pattern(size: int, start: int = 0) -> bytes:
@@ -82,6 +88,9 @@ class _TcpHandler(socketserver.StreamRequestHandler):
 class _UdpHandler(socketserver.BaseRequestHandler):
     def handle(self) -> None:
         payload, sock = self.request
+        host, port = self.client_address[:2]
+        server = cast("_UdpServer", self.server)
+        server.seen.append(Answer(server.name, host, port, payload))
         sock.sendto(_greeting(self.server, self.client_address) + payload, self.client_address)
 
 
@@ -114,6 +123,7 @@ class _TcpServer(socketserver.ThreadingTCPServer):
 class _UdpServer(socketserver.UDPServer):
     max_packet_size = 65535
     name = ""
+    seen: Seen
 
     def server_bind(self) -> None:
         self.socket.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BUFFER)
@@ -126,18 +136,24 @@ def _greeting(server: socketserver.BaseServer, client: tuple[str, int]) -> bytes
 
 
 @contextmanager
-def serve(place: Place, port: int, protocol: str = "TCP", name: str = "") -> Iterator[None]:
-    """Run a server on every address of the place; it is called like the place, or `name`."""
+def serve(place: Place, port: int, protocol: str = "TCP", name: str = "") -> Iterator[Seen]:
+    """Run a server on every address of the place; it is called like the place, or `name`.
+
+    Hands out what UDP servers have seen, as long as it is looked at.
+    """
+    seen = Seen(maxlen=SEEN_MAX)
     with ExitStack() as stack:
         for family in FAMILIES:
             server = _bind(place, family, port, protocol)
             server.name = name or place.name
+            if isinstance(server, _UdpServer):
+                server.seen = seen
             stack.callback(server.server_close)
             thread = threading.Thread(target=server.serve_forever, args=(0.05,))
             thread.start()
             stack.callback(thread.join)
             stack.callback(server.shutdown)
-        yield
+        yield seen
 
 
 def _bind(place: Place, family: int, port: int, protocol: str) -> _TcpServer | _UdpServer:
@@ -204,7 +220,11 @@ class Datagrams:
     def __init__(self, place: Place, address: str, port: int, timeout_sec: float = 2) -> None:
         self.sock = place.socket(family_of(address), socket.SOCK_DGRAM)
         self.sock.settimeout(timeout_sec)
-        self.sock.connect((address, port))
+        try:
+            self.sock.connect((address, port))
+        except OSError:
+            self.sock.close()
+            raise
 
     def __enter__(self) -> Self:
         return self

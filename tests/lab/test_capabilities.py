@@ -102,21 +102,28 @@ def test_cleanup_needs_no_more_than_its_pod_has_and_empties_what_is_mounted(
     lab.kpbpf.stop()
     home = lab.kpbpf.home
     pod = overlays.the("DaemonSet", "cleanup", "kpbpf-cleanup")
-    first = next(containers(pod))
-    added = [f"CAP_{name}" for name in first["securityContext"]["capabilities"]["add"]]
-    words = lab.kpbpf.command(*first["command"][1:])
-    at = words.index("--") + 1
-    # As in the pod: the run directory is a mount of its own in a root that is read-only.
-    mount = 'mount --bind "$1" "$1"; mount -o remount,bind,ro /; shift; exec "$@"'
-    mounted = ["unshare", "--mount", "sh", "-ec", mount, "sh"]
-    done = subprocess.run(
-        [*words[:at], *mounted, str(home.run), *confine(added), *words[at:]],
-        check=False,
-        capture_output=True,
-        text=True,
-        env=lab.kpbpf.environment,
-    )
-    assert (done.returncode, done.stderr) == (0, "")
+    of_pod = {container["name"]: container for container in containers(pod)}
+    hand_over = "kpbpf cleanup --keep-connections --yes --wait 600"
+    assert of_pod["hand-over"]["command"] == ["sh", "-c", f"{hand_over} || true"]
+    for name, command in (
+        ("hand-over", hand_over.split()),
+        ("cleanup", of_pod["cleanup"]["command"]),
+    ):
+        capabilities = of_pod[name]["securityContext"]["capabilities"]["add"]
+        added = [f"CAP_{capability}" for capability in capabilities]
+        words = lab.kpbpf.command(*command[1:])
+        at = words.index("--") + 1
+        # As in the pod: the run directory is a mount of its own in a root that is read-only.
+        mount = 'mount --bind "$1" "$1"; mount -o remount,bind,ro /; shift; exec "$@"'
+        mounted = ["unshare", "--mount", "sh", "-ec", mount, "sh"]
+        done = subprocess.run(
+            [*words[:at], *mounted, str(home.run), *confine(added), *words[at:]],
+            check=False,
+            capture_output=True,
+            text=True,
+            env=lab.kpbpf.environment,
+        )
+        assert (done.returncode, done.stderr) == (0, "")
     assert not home.pins.exists()
     assert list(home.run.iterdir()) == []
     veth = lab.client.host_ifname

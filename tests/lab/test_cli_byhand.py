@@ -101,8 +101,11 @@ def test_a_service_lives_from_add_to_rm(served: Hand, family: int) -> None:
     assert "added" in served.serve_at(family, "--name=default/web")
     assert reached(served.client, family)
     assert "changed" in served.serve_at(family, "--name=default/web", "--affinity")
-    (row,) = json.loads(served.ask("svc", "get", "default/web", "-o", "json"))
-    assert row["affinity_sec"] == 10800
+    (service,) = json.loads(served.ask("svc", "get", "default/web", "-o", "json"))
+    known = "ClusterIP" if served.kpbpf.daemon else None  # the maps hold no types
+    assert (service["type"], service["affinity_sec"]) == (known, 10800)
+    assert service["notes"] == []
+    (row,) = service["frontends"]
     assert row["backends"] == [end(served.server.addresses[family], TARGET_PORT)]
     served.ask("svc", "rm", end(VIP[family], 80))
     assert not reached(served.client, family)
@@ -142,13 +145,16 @@ def test_what_was_added_without_a_daemon_is_kept_by_one(hand: Hand) -> None:
     hand.serve_at(IPV4)
     hand.serve_at(IPV6)
     before = hand.kpbpf.rows("svc", "ls")
+    assert {row["type"] for row in before} == {None}
     hand.kpbpf.start()
-    assert hand.kpbpf.rows("svc", "ls") == before
+    # Type and labels are a daemon's to tell.
+    told = {"type": "ClusterIP", "labels": {}}
+    assert hand.kpbpf.rows("svc", "ls") == [row | told for row in before]
     assert reached(hand.client, IPV4)
     hand.kpbpf.stop()
     hand.ask("svc", "rm", before[0]["name"].rpartition("/")[0])
     hand.kpbpf.start()
-    assert hand.kpbpf.rows("svc", "ls") == before[1:]
+    assert hand.kpbpf.rows("svc", "ls") == [row | told for row in before[1:]]
 
 
 def test_an_address_that_another_service_has_is_refused(served: Hand) -> None:
@@ -201,7 +207,7 @@ def test_a_trace_tells_the_way_and_changes_nothing(served: Hand, family: int) ->
     assert end(served.server.addresses[family], TARGET_PORT) in told
     assert served.kpbpf.rows("flow", "ls") == []
     refused = json.loads(served.ask("trace", "1", VIP[family], "81", "-o", "json"))
-    assert refused["verdict"] == "direct"
+    assert refused["verdict"] == "unknown_port"
     tables = served.kpbpf.entries("flows", "drops", "affinities")
     served.ask("trace", "1", VIP[family], "--protocol", "icmp")
     served.ask("trace", "1", VIP[family], "80", "--protocol", "sctp")
@@ -229,7 +235,7 @@ def test_status_says_what_is_not_well(hand: Hand) -> None:
     status = json.loads(hand.ask("status", "-o", "json"))
     assert status["healthy"]
     assert status["endpoints"] == 2
-    assert {row["name"] for row in status["programs"]} == {"from_pod", "to_pod"}
+    assert {row["name"] for row in status["programs"]} >= {"from_pod", "to_pod"}
     hand.kpbpf.stop(signal.SIGKILL)
     assert hand.kpbpf.cli("status").returncode == 1
 
@@ -237,8 +243,9 @@ def test_status_says_what_is_not_well(hand: Hand) -> None:
 def test_programs_and_maps_are_listed(hand: Hand) -> None:
     hand.attach()
     for row in hand.kpbpf.rows("prog", "ls"):
-        assert row["instructions"] > 100
-        assert set(row["interfaces"]) == {"veth-client", "veth-server"}
+        assert row["instructions"] > 10
+        if row["name"].endswith("_pod"):
+            assert set(row["interfaces"]) == {"veth-client", "veth-server"}
     names = {row["name"] for row in hand.kpbpf.rows("map", "ls")}
     assert names >= {"flows", "frontends", "backends"}
 

@@ -39,9 +39,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Self
 
+from kpbpf.datapath import cgroup
 from kpbpf.datapath.netns import in_netns
+from kpbpf.home import Home
 
 NETNS = Path("/run/netns")
 BPFFS = Path("/sys/fs/bpf")
@@ -60,13 +63,15 @@ class Place:
     """A network namespace and the addresses by which it is reached.
 
     `addresses` maps 4 and 6 to an address in text. A pod also has `host_ifname`, the name of
-    its interface on the node.
+    its interface on the node; `on_node` names the Node that it is, or runs on, where there are
+    several (nodes.py).
     """
 
     name: str
     netns: Path
     addresses: dict[int, str]
     host_ifname: str = ""
+    on_node: str = ""
 
     @contextmanager
     def inside(self) -> Iterator[None]:
@@ -105,7 +110,7 @@ class World:
     """
 
     def __init__(self, prefix: str = "") -> None:
-        self.prefix = prefix or f"kpt-{os.getpid()}-{next(_worlds)}"
+        self.prefix = prefix or fresh_prefix()
         self.pins = BPFFS / self.prefix
         self.pods: dict[str, Place] = {}
         self.node = self._place("node", "192.168.50.1", "fd50::1")
@@ -169,37 +174,47 @@ class World:
         """Make a pod on the node as a CNI plugin would, with a veth pair and host routes."""
         number = len(self.pods) + 2
         pod = self._place(f"pod-{name}", f"10.42.0.{number}", f"fd42::{number:x}", f"veth-{name}")
-        add_namespace(pod)
-        veth = pod.host_ifname
-        self.node.links(
-            f"link add {veth} index {100 + number} mtu {POD_MTU}"
-            f" type veth peer name eth0 netns {pod.netns.name}",
-            f"address add fe80::1/64 dev {veth} nodad",
-            f"link set {veth} up",
-        )
-        # Without proxy_delay=0 the kernel waits up to 0.8 s before it answers for another.
-        self.node.sysctl(
-            **{
-                f"ipv4__conf__{veth}__proxy_arp": 1,
-                f"ipv6__conf__{veth}__proxy_ndp": 1,
-                f"ipv4__neigh__{veth}__proxy_delay": 0,
-                f"ipv6__neigh__{veth}__proxy_delay": 0,
-            }
-        )
-        pod.links(
-            f"link set eth0 mtu {POD_MTU} up",
-            f"address add {pod.addresses[IPV4]}/32 dev eth0",
-            f"address add {pod.addresses[IPV6]}/128 dev eth0 nodad",
-            "route add 169.254.1.1 dev eth0 scope link",
-            "route add default via 169.254.1.1 dev eth0",
-            "route add default via fe80::1 dev eth0",
-        )
-        self.node.links(
-            f"route add {pod.addresses[IPV4]}/32 dev {veth} scope link",
-            f"route add {pod.addresses[IPV6]}/128 dev {veth}",
-        )
+        plug(self.node, pod, 100 + number)
         self.pods[name] = pod
         return pod
+
+
+def fresh_prefix() -> str:
+    """A prefix that no other world has; remove_leftovers finds by it whose it was."""
+    return f"kpt-{os.getpid()}-{next(_worlds)}"
+
+
+def plug(node: Place, pod: Place, index: int) -> None:
+    """Make a pod's namespace, its veth with this number on the node, and the routes to it."""
+    add_namespace(pod)
+    veth = pod.host_ifname
+    node.links(
+        f"link add {veth} index {index} mtu {POD_MTU}"
+        f" type veth peer name eth0 netns {pod.netns.name}",
+        f"address add fe80::1/64 dev {veth} nodad",
+        f"link set {veth} up",
+    )
+    # Without proxy_delay=0 the kernel waits up to 0.8 s before it answers for another.
+    node.sysctl(
+        **{
+            f"ipv4__conf__{veth}__proxy_arp": 1,
+            f"ipv6__conf__{veth}__proxy_ndp": 1,
+            f"ipv4__neigh__{veth}__proxy_delay": 0,
+            f"ipv6__neigh__{veth}__proxy_delay": 0,
+        }
+    )
+    pod.links(
+        f"link set eth0 mtu {POD_MTU} up",
+        f"address add {pod.addresses[IPV4]}/32 dev eth0",
+        f"address add {pod.addresses[IPV6]}/128 dev eth0 nodad",
+        "route add 169.254.1.1 dev eth0 scope link",
+        "route add default via 169.254.1.1 dev eth0",
+        "route add default via fe80::1 dev eth0",
+    )
+    node.links(
+        f"route add {pod.addresses[IPV4]}/32 dev {veth} scope link",
+        f"route add {pod.addresses[IPV6]}/128 dev {veth}",
+    )
 
 
 def add_namespace(place: Place) -> None:
@@ -219,7 +234,11 @@ def remove(prefix: str) -> None:
     """Take down all that a world of this prefix owns; what is already gone is no error."""
     for netns in sorted(NETNS.glob(f"{prefix}-*")):
         ip("netns", "delete", netns.name)
-    shutil.rmtree(BPFFS / prefix, ignore_errors=True)
+    for pins in (BPFFS / prefix, *BPFFS.glob(f"{prefix}-*")):
+        if pins.exists():
+            with TemporaryDirectory() as run:  # for the lock; nobody else has these pins any more
+                cgroup.detach(Home(pins, Path(run)))
+        shutil.rmtree(pins, ignore_errors=True)
 
 
 def remove_leftovers() -> None:

@@ -8,4 +8,4 @@ from maps.abi import Backend
 
 def packed(*backends: str) -> bytes:
     """Backends as WantedService has them: "10.1.0.1:8080" one behind the other."""
-    return b"".join(Backend(*ip_and_port(text)).pack() for text in backends)
+    return b"".join(Backend(*ip_and_port(text), 0).pack() for text in backends)

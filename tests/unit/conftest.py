@@ -13,8 +13,12 @@ from tests.unit.command import NOW_NS, Run, runner
 
 
 @pytest.fixture
-def node_tables(monkeypatch: pytest.MonkeyPatch) -> FakeTables:
-    """The tables that every command opens, of a node that is set up; time stands still."""
+def node_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeTables:
+    """The tables that every command opens, of a node that is set up; time stands still.
+
+    A daemon that may run on this machine is not asked.
+    """
+    monkeypatch.setenv("KPBPF_RUN", str(tmp_path))
     made = fake_tables()
     config.ensure(made)
     monkeypatch.setattr(maps.table, "open_tables", lambda *_args, **_kwargs: made)

@@ -67,7 +67,7 @@ def test_ports_are_in_network_order_and_the_rest_is_not() -> None:
 
 
 def test_arrays_and_text_come_back() -> None:
-    config = abi.Config(1, 2, 3, 4, tuple(range(abi.STATES)), bytes(16), b"\x01" * 16)
+    config = abi.Config.unpack(bytes(range(abi.Config.SIZE)))
     assert abi.Config.unpack(config.pack()) == config
     name = abi.Name("default/wéb:http/IPv4")
     assert abi.Name.unpack(name.pack()) == name

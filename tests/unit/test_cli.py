@@ -1,12 +1,10 @@
-"""The command line on tables in memory: what it prints, and how it ends."""
+"""Flows, drops, maps and endpoints on tables in memory: what is printed, and how it ends."""
 
 from __future__ import annotations
 
 import json
-from typing import Any
 
 import pytest
-import yaml
 
 from kpbpf.address import from_text
 from kpbpf.cli import ep, options
@@ -20,7 +18,6 @@ from maps.abi import (
     Flow,
     FlowFlag,
     FlowKey,
-    FrontendKey,
     Hook,
     Mode,
     Name,
@@ -31,23 +28,8 @@ from maps.abi import (
 )
 from maps.fake import FakeTables
 from maps.layout import U32
-from maps.sync import ServiceSync
-from maps.wanted import WantedService
-from tests.unit.backends import packed
 from tests.unit.command import NOW_NS, SEC_NS, Run
-
-
-def serve(tables: FakeTables, name: str, frontend: str, *backends: str, **more: Any) -> None:
-    """Have the maps hold a Service."""
-    addr, port = options.ip_and_port(frontend)
-    key = FrontendKey(addr, port, more.pop("proto", 6)).pack()
-    values = {"proto": 6, "flags": 0, "affinity_sec": 0, "local_count": 0} | more
-    wanted = WantedService(
-        name, frontends=(key,), backends=packed(*backends), count=len(backends), **values
-    )
-    sync = ServiceSync(tables)
-    sync.load()
-    assert not sync.apply([wanted]).failed
+from tests.unit.serving import serve
 
 
 def pod(tables: FakeTables, id_: int, name: str, *ips: str) -> None:
@@ -58,69 +40,22 @@ def pod(tables: FakeTables, id_: int, name: str, *ips: str) -> None:
     tables.names.put(NameKey(NameKind.ENDPOINT, id_), Name(name))
 
 
-# ---- Services -------------------------------------------------------------------------
-
-
-def test_services_are_listed_by_name_with_one_fact_a_column(
-    node_tables: FakeTables, run: Run
-) -> None:
-    serve(node_tables, "default/web:http/IPv4", "10.96.0.2:80", "10.1.0.1:8080", "10.1.0.2:8080")
-    serve(node_tables, "default/dns/IPv6", "[fd96::1]:53", proto=17, affinity_sec=600)
-    assert run("svc", "ls").out == (
-        "NAME                    ADDRESS     PORT   PROTOCOL   ENDPOINTS   LOCAL   AFFINITY\n"
-        "default/dns/IPv6        fd96::1     53     UDP        0           0       10m\n"
-        "default/web:http/IPv4   10.96.0.2   80     TCP        2           0       -\n"
-    )
-
-
-def test_no_services_are_headers_alone_or_an_empty_list(node_tables: FakeTables, run: Run) -> None:
-    assert run("svc", "ls").out.split()[0] == "NAME"
-    assert json.loads(run("svc", "ls", "-o", "json").out) == []
-
-
-def test_json_and_yaml_say_the_same(node_tables: FakeTables, run: Run) -> None:
-    serve(node_tables, "default/web/IPv4", "10.96.0.2:80", "10.1.0.1:8080")
-    in_json = json.loads(run("svc", "ls", "-o", "json").out)
-    assert in_json == yaml.safe_load(run("svc", "ls", "-o", "yaml").out)
-    assert in_json[0]["address"] == "10.96.0.2"
-
-
-@pytest.mark.parametrize(
-    "asked",
-    [
-        "default/web:http/IPv4",
-        "default/web:http",
-        "default/web",
-        "web:http",
-        "web",
-        "10.96.0.2:80",
-    ],
-)
-def test_a_service_is_found_by_all_its_names(node_tables: FakeTables, run: Run, asked: str) -> None:
-    serve(node_tables, "default/web:http/IPv4", "10.96.0.2:80", "10.1.0.1:8080")
-    serve(node_tables, "default/webs:http/IPv4", "10.96.0.3:80")
-    pod(node_tables, 1, "pod=default/a", "10.1.0.1")
-    shown = run("svc", "get", asked)
-    assert shown.code == 0
-    assert "default/webs" not in shown.out
-    assert ["10.1.0.1:8080", "no", "pod=default/a"] in [
-        [cell.strip() for cell in line if cell] for line in shown.lines()
-    ]
-
-
-def test_a_service_that_is_not_there_is_exit_code_1(node_tables: FakeTables, run: Run) -> None:
-    missing = run("svc", "get", "default/nothing")
-    assert missing.code == 1
-    assert missing.err.startswith("kpbpf: there is no Service default/nothing")
-
-
 # ---- flows, drops, maps, endpoints -----------------------------------------------------
 
 
-def connection(tables: FakeTables, client: str, state: State, service: int = 1) -> None:
+def connection(
+    tables: FakeTables,
+    client: str,
+    state: State,
+    service: int = 1,
+    masquerade: str | None = None,
+    flags: int = FlowFlag.TRANSLATED,
+) -> None:
     addr, port = options.ip_and_port(client)
-    key = FlowKey(addr, from_text("10.1.0.1"), port, 8080, 6, 0)
-    flags = FlowFlag.TRANSLATED
+    seen_addr, seen_port = options.ip_and_port(masquerade or client)
+    if masquerade:
+        flags |= FlowFlag.MASQUERADED
+    key = FlowKey(seen_addr, from_text("10.1.0.1"), seen_port, 8080, 6, 0)
     flow = Flow(
         last_seen_ns=NOW_NS - 12 * SEC_NS,
         nat_addr=from_text("10.96.0.2"),
@@ -136,6 +71,7 @@ def connection(tables: FakeTables, client: str, state: State, service: int = 1) 
         epoch=0,
         service=service,
         created_sec=NOW_NS // SEC_NS - 300,
+        masq_addr=addr if masquerade else bytes(16),
     )
     tables.flows.put(key, flow)
 
@@ -146,6 +82,12 @@ def connections(node_tables: FakeTables) -> FakeTables:
     connection(node_tables, "10.0.0.1:40000", State.TCP_ESTABLISHED)
     connection(node_tables, "10.0.0.2:40000", State.TCP_NEW)
     connection(node_tables, "10.0.0.3:40000", State.TCP_NEW, service=9)
+    outside, seen_as = "203.0.113.9:50000", "10.0.0.4:40000"
+    connection(node_tables, outside, State.TCP_ESTABLISHED, 9, seen_as)
+    own = FlowFlag.TRANSLATED | FlowFlag.FROM_NODE
+    connection(node_tables, "10.0.0.5:40000", State.TCP_CLOSING, 9, flags=own)
+    transit = FlowFlag.TRANSLATED | FlowFlag.TRANSIT
+    connection(node_tables, "10.0.0.6:40000", State.TCP_ESTABLISHED, 9, flags=transit)
     return node_tables
 
 
@@ -155,6 +97,7 @@ def test_a_connection_shows_both_addresses_and_its_times(connections: FakeTables
         "TCP",
         "10.0.0.1:40000",
         "10.96.0.2:80",
+        "-",
         "10.1.0.1:8080",
         "default/web:http/IPv4",
         "tcp_established",
@@ -166,7 +109,12 @@ def test_a_connection_shows_both_addresses_and_its_times(connections: FakeTables
 @pytest.mark.parametrize(
     ("filters", "clients"),
     [
-        ((), {"10.0.0.1", "10.0.0.2", "10.0.0.3"}),
+        ((), {"10.0.0.1", "10.0.0.2", "10.0.0.3", "203.0.113.9", "10.0.0.5"}),
+        (("--backend", "10.1.0.1", "--state", "tcp_new"), {"10.0.0.2", "10.0.0.3"}),
+        (("--backend", "10.1.0.2"), set()),
+        (("--masqueraded",), {"203.0.113.9"}),
+        (("--from-node",), {"10.0.0.5"}),
+        (("--transit",), {"10.0.0.6"}),
         (("--service", "default/web"), {"10.0.0.1", "10.0.0.2"}),
         (("--client", "10.0.0.2"), {"10.0.0.2"}),
         (("--state", "tcp_new"), {"10.0.0.2", "10.0.0.3"}),
@@ -178,6 +126,18 @@ def test_connections_are_filtered(
 ) -> None:
     rows = json.loads(run("flow", "ls", "-o", "json", *filters).out)
     assert {row["client"].partition(":")[0] for row in rows} == clients
+
+
+def test_a_masqueraded_connection_shows_who_the_backend_sees(
+    connections: FakeTables, run: Run
+) -> None:
+    (row,) = json.loads(run("flow", "ls", "--masqueraded", "-o", "json").out)
+    assert (row["client"], row["destination"], row["masquerade"], row["backend"]) == (
+        "203.0.113.9:50000",
+        "10.96.0.2:80",
+        "10.0.0.4:40000",
+        "10.1.0.1:8080",
+    )
 
 
 def test_an_unknown_state_names_those_there_are(connections: FakeTables, run: Run) -> None:

@@ -48,7 +48,7 @@ def test_it_means_what_was_asked_for(service: ByHand) -> None:
     (wanted,) = compile_service(model, slices, Node("here")).wanted
     assert wanted.name.rpartition("/")[0] == service.path
     key = FrontendKey(service.addr, service.port, service.proto).pack()
-    assert wanted.frontends == (key,)
+    assert wanted.keys[0] == key
     assert wanted.count == len(service.backends)
     assert wanted.local_count == 0
     assert wanted.affinity_sec == service.affinity_sec

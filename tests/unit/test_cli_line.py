@@ -62,7 +62,7 @@ def test_the_commands_are_those_of_the_contract() -> None:
     assert {" ".join(path) for path in LEAVES} >= {
         *("run", "status", "trace", "cleanup", "completion", "version"),
         *("svc add", "svc rm", "svc ls", "svc get", "ep add", "ep rm", "ep ls"),
-        *("flow ls", "drop ls", "map ls", "prog ls"),
+        *("node", "flow ls", "socket ls", "drop ls", "map ls", "prog ls"),
     }
 
 
@@ -81,7 +81,6 @@ def test_the_commands_are_those_of_the_contract() -> None:
         ("svc", "add", "--service=10.96.0.1:80", "--backend=10.1.0.1"),
         ("svc", "add", "--service=10.96.0.1:80", "--name=Upper/Case"),
         ("svc", "add", "--service=10.96.0.1:80", "--affinity=0"),
-        ("svc", "add", "--service=10.96.0.1:80", "--protocol=sctp", "--backend=10.1.0.1:81"),
         ("ep", "rm"),
         ("ep", "rm", "1", "--netns=/run/netns/a"),
         ("ep", "add", "--ifname=eth0", "--netns=/run/my netns/a"),
@@ -143,6 +142,33 @@ def test_completion_for_bash_completes() -> None:
         line = ask.format(sys.executable, typed)
         done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=True)
         assert done.stdout.split() == offered.split()
+
+
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [
+        ("svc get def", "default/api default/web"),
+        ("svc get -n kube", "kube-system"),
+        ("svc ls --namespace ''", "default kube-system"),
+        ("svc rm kube", "kube-system/dns"),
+        ("svc ls -o n", "name"),
+        ("flow ls --service default/w", "default/web"),
+        ("flow ls -o n", ""),
+        ("svc add --service def", ""),
+        ("trace --uplink lo", "lo"),
+    ],
+)
+def test_completion_for_bash_knows_services_and_namespaces(line: str, offered: str) -> None:
+    """Here a function stands in for the command that lists them."""
+    words = ["kpbpf", *shlex.split(line)]
+    script = (
+        f"source <({sys.executable} -m kpbpf completion bash);"
+        "kpbpf() { printf '%s\\n' default/api default/web kube-system/dns; };"
+        f"COMP_WORDS=({shlex.join(words)}); COMP_CWORD={len(words) - 1};"
+        "_kpbpf; echo ${COMPREPLY[@]}"
+    )
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == offered.split()
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ def test_the_help_has_its_groups_and_lists_what_has_no_effect_in_few_lines(run: 
         "places:",
         "examples:",
     ]
-    assert len(shown.splitlines()) < 110
+    assert len(shown.splitlines()) < 120
     assert all(f"--{name}" in shown for name in flags.by_name())
 
 
@@ -60,6 +60,35 @@ def test_cleanup_does_what_the_command_of_that_name_does(run: Run, tmp_path: Pat
     (tmp_path / "run").mkdir()
     assert "files removed" in run("run", "--cleanup=true", *home).out
     assert not (tmp_path / "run").exists()
+
+
+def test_handing_over_where_nothing_is_says_so_and_makes_nothing(run: Run, tmp_path: Path) -> None:
+    home = ("--pins", str(tmp_path / "pins"), "--run-dir", str(tmp_path / "run"))
+    ended = run("cleanup", "--keep-connections", "--yes", *home)
+    assert (ended.code, ended.out) == (0, "nothing to do: kpbpf is not set up on this node\n")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--keep-connections"], "nobody is there to ask"),
+        (["--wait", "5", "--yes"], "it goes with --keep-connections"),
+    ],
+)
+def test_cleanup_that_is_asked_wrongly_says_why(
+    run: Run, tmp_path: Path, options: list[str], words: str
+) -> None:
+    ended = run("cleanup", *options, "--pins", str(tmp_path / "pins"), "--run-dir", str(tmp_path))
+    assert ended.code == 2
+    assert words in ended.err
+
+
+@pytest.mark.parametrize("wait", ["-1", "1.5", "ten", "10000000000", ""])
+def test_a_wait_is_a_number_of_seconds(run: Run, wait: str) -> None:
+    ended = run("cleanup", "--keep-connections", f"--wait={wait}")
+    assert ended.code == 2
+    assert f"{wait!r} is not a whole number of seconds" in ended.err
 
 
 def test_without_a_source_the_answer_says_what_to_give(

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from kpbpf.address import from_text, to_text
-from kpbpf.compile import services
 from kpbpf.compile.services import Compiled, compile_service, family_ports, port_name
 from kpbpf.model.endpoint import EndpointSlice
 from kpbpf.model.objects import Node
@@ -54,7 +53,11 @@ def test_a_service_and_its_endpoints() -> None:
     wanted = only(make.service(), make.slice_(["10.1.0.9", local]))
     assert wanted.name == "default/web/IPv4"
     assert wanted.proto == TCP
-    assert wanted.frontends == (FrontendKey(from_text("10.96.0.10"), 80, TCP).pack(),)
+    addr = from_text("10.96.0.10")
+    assert wanted.frontends == (
+        (FrontendKey(addr, 80, TCP).pack(), 0),
+        (FrontendKey(addr, 0, 0).pack(), FrontendFlag.WHOLE_ADDRESS),
+    )
     assert backends(wanted) == (["10.1.0.2:8080", "10.1.0.9:8080"], ["10.1.0.2:8080"])
     assert wanted.members == ()
 
@@ -110,7 +113,7 @@ def test_nothing_is_wanted_of_services_without_an_address(spec: dict[str, Any]) 
 
 def test_internal_traffic_policy_local_is_a_flag() -> None:
     wanted = only(make.service(internalTrafficPolicy="Local"), make.slice_(["10.1.0.1"]))
-    assert wanted.flags == FrontendFlag.LOCAL_ONLY
+    assert wanted.frontends[0][1] == FrontendFlag.LOCAL_ONLY
     assert (wanted.count, wanted.local_count) == (1, 0)
 
 
@@ -136,13 +139,13 @@ def test_members_of_udp_are_all_that_serve() -> None:
     assert wanted.proto == UDP
     assert backends(wanted) == (["10.1.0.1:53", "10.1.0.2:53"], ["10.1.0.1:53"])
     assert members(wanted) == {
-        "10.1.0.1:53": "cluster+local+serving",
+        "10.1.0.1:53": "cluster+local+serving+here",
         "10.1.0.2:53": "cluster+serving",
         "10.1.0.3:53": "serving",
     }
 
 
-def test_sctp_needs_the_same_port_on_both_sides() -> None:
+def test_sctp_may_have_another_target_port_as_any_other() -> None:
     port = make.port(7777, "s", "SCTP")
     found = compiled(
         make.service(ports=[port]),
@@ -150,14 +153,8 @@ def test_sctp_needs_the_same_port_on_both_sides() -> None:
         make.slice_(["10.1.0.2"], name="b", ports=[port | {"port": 8888}]),
     )
     assert found.wanted[0].proto == SCTP
-    assert backends(found.wanted[0])[0] == ["10.1.0.1:7777"]
-    assert found.faults == [
-        services.Fault(
-            "spec.ports[0].port",
-            "the endpoints' own port: SCTP ports are not rewritten",
-            "7777, while endpoints answer on 8888",
-        )
-    ]
+    assert backends(found.wanted[0])[0] == ["10.1.0.1:7777", "10.1.0.2:8888"]
+    assert not found.faults
 
 
 def test_one_service_cannot_fill_the_map() -> None:

@@ -41,6 +41,7 @@ def flow(state: State, idle_sec: float = 0, client: int = 7, backend: int = 8) -
         epoch=0,
         service=0,
         created_sec=0,
+        masq_addr=ZERO,
     )
 
 

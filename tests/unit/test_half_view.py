@@ -19,7 +19,7 @@ from controllers.services import ServicesController
 from kpbpf.kube.manifests import ManifestSource
 from kpbpf.kube.source import Unread
 from kpbpf.model.objects import Key
-from maps.abi import FrontendKey
+from maps.abi import Backend, BackendFlag, FrontendFlag, FrontendKey
 from maps.fake import FakeTables
 from maps.sync import ServiceSync
 from maps.wanted import WantedService
@@ -241,6 +241,19 @@ def test_an_address_stays_with_the_service_that_cannot_be_read() -> None:
 # ---- the maps --------------------------------------------------------------------------
 
 
+def here(wanted: WantedService) -> WantedService:
+    """The same, its only backend on this node."""
+    backend = Backend.unpack(wanted.backends)._replace(flags=BackendFlag.HERE)
+    return replace(wanted, backends=backend.pack())
+
+
+def whole(wanted: WantedService) -> WantedService:
+    """The same with all the rest of its first address."""
+    key = FrontendKey.unpack(wanted.keys[0])._replace(port=0, proto=0).pack()
+    frontends = (*wanted.frontends, (key, int(FrontendFlag.WHOLE_ADDRESS)))
+    return replace(wanted, frontends=frontends)
+
+
 @pytest.mark.parametrize(
     ("before", "now", "held"),
     [
@@ -257,6 +270,16 @@ def test_an_address_stays_with_the_service_that_cannot_be_read() -> None:
         (service("a", 1, [1], proto=UDP, serving=[2]), service("a", 1, [1], proto=UDP), True),
         (service("a", 1, [1], proto=UDP), service("a", 1, [], proto=UDP, serving=[1]), True),
         (service("a", 1, [1], affinity_sec=9), service("a", 1, [1, 2], affinity_sec=5), False),
+        (service("a", 1, [1]), service("a", 1, [1], node_port=30000), False),
+        (service("a", 1, [1], node_port=30000), service("a", 1, [1]), True),
+        (service("a", 1, [1], node_port=30000), service("a", 1, [1], node_port=30001), True),
+        (service("a", 1, [1], node_port=30000), service("b", (), [1], node_port=30000), True),
+        (service("a", 1, [1], ranges=[1]), service("a", 1, [1], ranges=[1, 2]), False),
+        (service("a", 1, [1], ranges=[1]), service("a", 1, [1]), False),
+        (service("a", 1, [1], ranges=[1, 2]), service("a", 1, [1], ranges=[1]), True),
+        (service("a", 1, [1]), service("a", 1, [1], ranges=[1]), True),
+        (service("a", 1, [1]), here(service("a", 1, [1])), False),
+        (whole(service("a", 1, [1])), service("a", 1, [1, 2]), False),
     ],
 )
 def test_a_port_is_held_if_anybody_would_lose_by_it(
@@ -307,7 +330,7 @@ def test_who_must_keep_what_it_had_does_and_the_others_get_what_they_want(
     spared = {frontend for frontend, name in served if name in kept}
     settled, found = dump(synced(*after)), dump(tables)
     for wanted in (one for one in after if one.name not in kept):
-        for key in wanted.frontends:
+        for key in wanted.keys:
             frontend = str(FrontendKey.unpack(key))
             assert frontend in spared or found[frontend] == settled[frontend]
     waiting = [wanted for wanted in after if wanted.name in report.held]

@@ -292,11 +292,9 @@ def test_services_as_large_as_they_may_be_leave_room_and_time_for_others() -> No
 
 def test_of_a_service_with_thousands_of_faults_a_few_are_named() -> None:
     controller = ServicesController(fake_tables(), "node-a")
-    ports = [make.port(n, f"p{n}", "SCTP") for n in range(1, 2001)]
-    others = [raw | {"port": raw["port"] + 1} for raw in ports]
-    for raw in (make.service(ports=ports), make.slice_(ports=others)):
-        model = make.model(raw)
-        controller.changed(model.key, model)
+    ports = [make.port(n, f"p{n}") | {"nodePort": 30000} for n in range(1, 2002)]
+    model = make.model(make.service(type="NodePort", ports=ports))
+    controller.changed(model.key, model)
     controller.reconcile()
     *_, last = problems = controller.problems()
     assert len(problems) == 11

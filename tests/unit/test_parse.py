@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from kpbpf.address import from_text, to_text
 from kpbpf.kube.fields import BadObject
 from kpbpf.kube.parse import key_of, parse
 from kpbpf.model.endpoint import READY, SERVING, TERMINATING, EndpointSlice
-from kpbpf.model.objects import Block, Key, Namespace, Node, Pod
+from kpbpf.model.objects import Block, Key, Namespace, Node, Pod, ServiceRange
 from kpbpf.model.service import SCTP, TCP, UDP, Service, ServicePort
 from tests import make
 
@@ -107,6 +108,29 @@ def test_what_is_compiled_later_is_read_already() -> None:
         Block(from_text("fd00::"), 8),
     )
     assert service.health_check_port == 32000
+
+
+def test_who_a_service_is() -> None:
+    raw = make.service(labels={"b": "2", "a": "1"}, created="2026-05-01T00:00:00Z")
+    raw["metadata"]["uid"] = "u-1"
+    service = make.model(raw)
+    assert isinstance(service, Service)
+    assert service.labels == (("a", "1"), ("b", "2"))
+    assert service.created == datetime(2026, 5, 1, tzinfo=UTC).timestamp()
+    assert service.uid == "u-1"
+
+
+@pytest.mark.parametrize("created", ["", "yesterday", "2026-13-01T00:00:00Z"])
+def test_a_service_of_which_nobody_knows_when_it_was_made(created: str) -> None:
+    service = make.model(make.service(created=created))
+    assert isinstance(service, Service)
+    assert service.created == 0.0
+
+
+@pytest.mark.parametrize("ip", ["0.0.0.0", "127.0.0.1", "239.1.1.1", "::", "::1", "ff02::1"])
+def test_a_cluster_ip_that_nobody_can_send_to_is_refused(ip: str) -> None:
+    with pytest.raises(BadObject, match="an address that clients can send to"):
+        make.model(make.service(ip=ip))
 
 
 def test_a_bad_external_ip_is_left_out_and_named() -> None:
@@ -221,6 +245,16 @@ def test_pod() -> None:
 def test_namespace() -> None:
     found = make.model(make.namespace("prod", team="a"))
     assert found == Namespace("prod", (("kubernetes.io/metadata.name", "prod"), ("team", "a")))
+
+
+def test_a_range_of_cluster_ips_has_no_namespace_and_wrong_blocks_are_left_out() -> None:
+    parsed = parse(make.service_range("10.96.0.0/16", "fd96::1/112", "10.0.0.0/33"))
+    assert parsed.model == ServiceRange(
+        "kubernetes",
+        (Block(from_text("10.96.0.0"), 112), Block(from_text("fd96::"), 112)),
+    )
+    assert parsed.model.key == Key("ServiceCIDR", "", "kubernetes")
+    assert [remark.field for remark in parsed.remarks] == ["spec.cidrs[2]"]
 
 
 # ---- wrong objects ---------------------------------------------------------------------

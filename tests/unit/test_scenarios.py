@@ -22,7 +22,13 @@ import pytest
 from controllers.services import ServicesController
 from kpbpf.kube.manifests import ManifestSource
 from maps.fake import fake_tables
-from tests.unit.reading import member_lines, service_lines
+from tests.unit.reading import (
+    member_lines,
+    node_port_lines,
+    range_lines,
+    service_lines,
+    whole_lines,
+)
 
 STORIES = sorted((Path(__file__).parent / "scenarios").glob("*.txt"))
 _MARK = re.compile(r"^-- (write|remove|restart|expect)(?: (\S+))? --\n", re.MULTILINE)
@@ -79,7 +85,8 @@ class Stage:
         told = [f"problem: {problem}" for problem in problems]
         if held := self.controller.status().held:
             told.append(f"held: {held}")
-        lines = [*service_lines(self.tables), *member_lines(self.tables), *told]
+        of_maps = (service_lines, whole_lines, member_lines, range_lines, node_port_lines)
+        lines = [line for read in of_maps for line in read(self.tables)] + told
         return "".join(f"{line}\n".replace(f"{self.directory}/", "") for line in lines)
 
     def writes_of_a_fresh_daemon(self) -> int:

@@ -16,7 +16,7 @@ from maps.abi import Name, NameKey, NameKind
 from maps.fake import FakeTables, fake_tables
 from tests import make
 from tests.unit.faulty import Flaky
-from tests.unit.reading import service_lines
+from tests.unit.reading import node_port_lines, range_lines, service_lines, whole_lines
 from tests.unit.test_pending import Clock
 
 
@@ -179,15 +179,13 @@ def test_a_loser_keeps_the_ports_that_nobody_else_has(node: Node) -> None:
 def test_a_problem_says_where_the_object_stands() -> None:
     where: Callable[[Key], str] = lambda key: f"file of {key.name}"  # noqa: E731
     controller = ServicesController(fake_tables(), "node-a", where=where)
-    sctp = make.port(80, protocol="SCTP")
-    for raw in (make.service(ports=[sctp]), make.slice_(ports=[sctp | {"port": 81}])):
-        model = make.model(raw)
-        controller.changed(model.key, model)
+    model = make.model(make.service(externalIPs=["2001:db8::7"]))
+    controller.changed(model.key, model)
     controller.work()
     (problem,) = controller.problems()
     assert str(problem) == (
-        "file of web: Service default/web: spec.ports[0].port: expected the endpoints' own port: "
-        "SCTP ports are not rewritten, got 80, while endpoints answer on 81"
+        "file of web: Service default/web: spec.externalIPs: expected addresses of IPv4, "
+        "the only family of the Service, got 1 of the other one"
     )
 
 
@@ -210,7 +208,7 @@ def test_a_restart_takes_away_what_went_meanwhile(node: Node) -> None:
 
 
 def test_what_does_not_fit_is_pending_and_written_when_there_is_room() -> None:
-    node = Node(fake_tables(entries={"frontends": 1}))
+    node = Node(fake_tables(entries={"frontends": 2}))
     node.sync(make.service("a", "10.96.0.1"))
     with pytest.raises(Retry, match=r"1 Service ports not written; default/b/IPv4: map frontends"):
         node.sync(make.service("b", "10.96.0.2"))
@@ -246,7 +244,7 @@ def test_counts_for_people(node: Node) -> None:
         pending=0,
         service_changes=1,
         endpoint_changes=1,
-        writes=4,
+        writes=5,
     )
 
 
@@ -261,7 +259,7 @@ def test_slices_that_contradict_each_other_are_settled_alike_in_any_order(node: 
 
 def test_many_services_that_do_not_fit_do_not_hold_up_the_others() -> None:
     clock = Clock()
-    tables = fake_tables({"frontends": 2})
+    tables = fake_tables({"frontends": 4})
     controller = ServicesController(tables, "node-a", clock=clock)
     for n in range(2 * FEW):
         model = make.model(make.service(f"s{n}", f"10.96.{n >> 8}.{n & 255}"))
@@ -290,10 +288,20 @@ OBJECTS = st.one_of(
             [
                 [80],
                 [81],
+                [make.port(80, nodePort=30080)],
+                [make.port(80, "h", nodePort=30080), make.port(82, "m", nodePort=30082)],
                 [make.port(53, "u", "UDP"), make.port(53, "t")],
                 [make.port(9, "s", "SCTP")],
             ]
         ),
+        type=st.sampled_from(["NodePort", "LoadBalancer", "LoadBalancer"]),
+        ingress=st.sampled_from([[], ["203.0.113.1"], ["203.0.113.1", "2001:db8::1"]]),
+        externalIPs=st.sampled_from([[], ["203.0.113.1"], ["10.96.0.1"]]),
+        loadBalancerSourceRanges=st.sampled_from(
+            [[], ["192.0.2.0/24"], ["10.0.0.0/8", "192.0.2.128/25"], ["0.0.0.0/0"]]
+        ),
+        externalTrafficPolicy=st.sampled_from(["Cluster", "Local"]),
+        created=st.sampled_from(["", "2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z"]),
         sessionAffinity=st.sampled_from(["None", "ClientIP"]),
         internalTrafficPolicy=st.sampled_from(["Cluster", "Local"]),
     ),
@@ -317,7 +325,11 @@ OBJECTS = st.one_of(
             [[8080], [make.port(53, "u", "UDP"), make.port(5353, "t")], [make.port(9, "s", "SCTP")]]
         ),
     ),
-    st.builds(make.node, zone=st.sampled_from(["", "zone-a", "zone-b"])),
+    st.builds(
+        make.node,
+        zone=st.sampled_from(["", "zone-a", "zone-b"]),
+        addresses=st.sampled_from([["192.168.0.1"], ["192.0.2.1"]]),
+    ),
 )
 
 
@@ -351,6 +363,9 @@ def test_any_history_ends_as_a_first_run_on_its_last_state(
     flaky.out_of = 0
     fresh = Node()
     assert node.lines() == fresh.sync(*state.values())
+    assert range_lines(node.tables) == range_lines(fresh.tables)
+    assert node_port_lines(node.tables) == node_port_lines(fresh.tables)
+    assert whole_lines(node.tables) == whole_lines(fresh.tables)
     assert node.problems() == fresh.problems()
     again = Node(node.tables)
     again.tell(*state.values())

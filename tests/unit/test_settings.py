@@ -222,16 +222,22 @@ def test_every_flag_of_kube_proxy_is_accepted(flag: str) -> None:
 def test_the_flags_above_are_all_there_are() -> None:
     words = {flag.partition("=")[0].lstrip("-") for flag in FLAGS}
     ours = {"manifests", "log-level", "no-local-fast-path", "no-follow-pods", "service-metrics"}
-    assert set(flags.by_name()) | set(flags.PORTS) <= words | ours | {"pod-interface-prefix"}
+    ours |= {"pod-interface-prefix", "uplink", "socket-lb", "masquerade-ports"}
+    assert set(flags.by_name()) | set(flags.PORTS) <= words | ours
 
 
 def test_all_flags_at_once_are_warned_of_in_one_line() -> None:
     (warning,) = settings(*FLAGS).warnings
     assert warning.startswith("accepted without effect: --kube-api-content-type (objects are")
-    assert "--masquerade-all" in warning
     assert warning.count("(connections through Services are tracked in BPF maps)") == 1
-    assert warning.index("not honoured by this version") < warning.index("--cluster-cidr")
-    assert "--bind-address" not in warning
+    assert "--ipvs-scheduler" in warning
+    for honoured in (
+        "--bind-address",
+        "--cluster-cidr",
+        "--masquerade-all",
+        "--nodeport-addresses",
+    ):
+        assert honoured not in warning
 
 
 def test_defaults_that_are_said_aloud_are_not_warned_of() -> None:
@@ -241,7 +247,10 @@ def test_defaults_that_are_said_aloud_are_not_warned_of() -> None:
 
 def test_another_mode_is_accepted_with_a_warning() -> None:
     assert settings("--proxy-mode=iptables").warnings == (
-        "accepted without effect: --proxy-mode (kpbpf has one mode, its own)",
+        (
+            "accepted without effect: --proxy-mode (kpbpf has one mode, its own; only defaults "
+            "are those of the mode named)"
+        ),
     )
 
 
@@ -264,8 +273,7 @@ def test_what_a_file_sets_without_effect_is_named_in_one_line(config: Any) -> No
     assert warning == (
         f"{flag.partition('=')[2]}: accepted without effect: conntrack.min, "
         "conntrack.udpTimeout (connections through Services are tracked in BPF maps); mode "
-        "(kpbpf has one mode, its own); not honoured by this version: clusterCIDR (NodePorts and "
-        "clients outside of pods are not served yet)"
+        "(kpbpf has one mode, its own; only defaults are those of the mode named)"
     )
 
 
@@ -333,6 +341,9 @@ def test_the_configuration_has_every_field_and_is_ready_for_json() -> None:
         tuple(word for word in FLAGS if "master=" not in word),
         ("--metrics-bind-address=", "--manifests=/tmp", "--no-local-fast-path", "--node=a"),
         ("--bind-address=::", "--log-level=warning", "--pod-interface-prefix=veth"),
+        ("--uplink=eth0,wg*", "--uplink=br0", "--socket-lb=all", "--masquerade-ports=1024-2000"),
+        ("--nodeport-addresses=10.1.2.3/8", "--cluster-cidr=10.0.0.0/8", "--masquerade-all"),
+        ("--detect-local-mode=BridgeInterface", "--pod-bridge-interface=cni0"),
     ],
     ids=len,
 )

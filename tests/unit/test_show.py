@@ -6,7 +6,7 @@ import pytest
 
 from kpbpf.address import from_text, mac_bytes
 from maps import abi, config, show
-from maps.abi import FlowFlag, FrontendFlag, Hook, NameKind, State, Verdict
+from maps.abi import FlowFlag, Hook, NameKind, State, Verdict
 from maps.fake import FakeTables, fake_tables
 from maps.layout import U32
 
@@ -21,10 +21,6 @@ def tables() -> FakeTables:
     tables = fake_tables()
     config.ensure(tables)
     tables.names.put(abi.NameKey(NameKind.SERVICE, 7), abi.Name("default/web:http/IPv4"))
-    key = abi.FrontendKey(SERVICE, 80, 6)
-    tables.frontends.put(key, abi.Frontend(7, 3, 2, 1, 10_800, FrontendFlag.LOCAL_ONLY))
-    for slot, addr in enumerate([*BACKENDS, BACKENDS[0]]):
-        tables.backends.put(abi.BackendKey(3, slot), abi.Backend(addr, 8080))
     return tables
 
 
@@ -38,38 +34,6 @@ def flow(**changes: Any) -> abi.Flow:
         backend_ifindex=5,
     )
     return plain._replace(**changes)
-
-
-def test_service_shows_both_sets_of_backends(tables: FakeTables) -> None:
-    (row,) = show.services(tables, with_backends=True)
-    assert row == {
-        "name": "default/web:http/IPv4",
-        "id": 7,
-        "address": "10.96.0.10",
-        "port": 80,
-        "protocol": "TCP",
-        "endpoints": 2,
-        "local_endpoints": 1,
-        "internal_traffic_policy": "Local",
-        "affinity_sec": 10_800,
-        "backends": ["10.1.0.2:8080", "10.1.0.3:8080"],
-        "local_backends": ["10.1.0.2:8080"],
-    }
-
-
-def test_services_are_sorted_and_found_by_name(tables: FakeTables) -> None:
-    tables.frontends.put(abi.FrontendKey(SERVICE, 53, 17), abi.Frontend(2, 9, 0, 0, 0, 0))
-    rows = show.services(tables)
-    assert [row["name"] for row in rows] == ["default/web:http/IPv4", "service 2"]
-    assert rows[0]["backends"] == []
-    assert rows[1]["affinity_sec"] is None
-    assert show.services(tables, name="service 2") == rows[1:]
-    assert show.services(tables, name="default/none") == []
-
-
-def test_missing_backend_is_told(tables: FakeTables) -> None:
-    tables.backends.delete(abi.BackendKey(3, 1))
-    assert show.services(tables, with_backends=True)[0]["backends"][1] == "missing slot 1"
 
 
 def test_pod_with_two_addresses_is_one_row(tables: FakeTables) -> None:
@@ -106,10 +70,13 @@ def test_translated_flow_is_one_row_seen_from_its_client(tables: FakeTables) -> 
         "protocol": "TCP",
         "client": "10.1.0.1:40000",
         "destination": "10.96.0.10:80",
+        "masquerade": None,
         "backend": "10.1.0.2:8080",
         "service": "default/web:http/IPv4",
         "state": "tcp_established",
         "hairpin": False,
+        "from_node": False,
+        "transit": False,
         "age_sec": 60,
         "idle_sec": 10,
         "expires_sec": 86_390,
@@ -138,6 +105,25 @@ def test_pod_that_reaches_itself_is_its_own_client(tables: FakeTables) -> None:
     assert row["hairpin"]
 
 
+def test_a_masqueraded_flow_shows_its_client_and_who_the_backend_sees(tables: FakeTables) -> None:
+    outside, node = from_text("203.0.113.9"), from_text("10.0.0.4")
+    key = abi.FlowKey(node, BACKENDS[0], 40_000, 8080, 6, 0)
+    flags = FlowFlag.TRANSLATED | FlowFlag.MASQUERADED
+    record = flow(flags=flags, nat_addr=SERVICE, nat_port=80, client_port=50_000, masq_addr=outside)
+    tables.flows.put(key, record)
+    passing = abi.FlowKey(outside, BACKENDS[0], 50_000, 8080, 6, 0)
+    transit = record._replace(flags=flags | FlowFlag.TRANSIT, client_port=40_000, masq_addr=node)
+    tables.flows.put(passing, transit)
+    (row,) = show.flows(tables, now_ns=0)
+    (through,) = show.flows(tables, now_ns=0, transit=True)
+    for shown in (row, through):
+        assert shown["client"] == "203.0.113.9:50000"
+        assert shown["destination"] == "10.96.0.10:80"
+        assert shown["masquerade"] == "10.0.0.4:40000"
+        assert shown["backend"] == "10.1.0.2:8080"
+    assert (row["transit"], through["transit"]) == (False, True)
+
+
 def test_drops_come_latest_first(tables: FakeTables) -> None:
     for port, seconds in ((80, 10), (81, 30), (82, 20)):
         key = abi.DroppedKey(CLIENT, SERVICE, port, 6, Hook.FROM_POD, Verdict.DROP_NO_BACKEND)
@@ -162,6 +148,8 @@ def test_counters_are_summed_and_unknown_verdicts_stay_visible(tables: FakeTable
 
 
 def test_map_usage_tells_how_full_a_map_is(tables: FakeTables) -> None:
+    for slot, addr in enumerate([*BACKENDS, BACKENDS[0]]):
+        tables.backends.put(abi.BackendKey(3, slot), abi.Backend(addr, 8080, 0))
     rows = {row["name"]: row for row in show.map_usage(tables)}
     assert set(rows) == set(abi.MAPS)
     assert (rows["backends"]["entries"], rows["backends"]["limit"]) == (3, 1_048_576)

@@ -39,7 +39,9 @@ def test_only_verdict_h_answers_the_kernel() -> None:
 
 
 def test_only_four_headers_write_to_packets() -> None:
-    writes = re.compile(r"\bkp_(store|l4_csum|change_tail|adjust_room)\(|\b(ip|eth|tcp)->\w+ = ")
+    writes = re.compile(
+        r"\bkp_(store|l4_csum|change_tail|change_head|adjust_room)\(|\b(ip|eth|tcp)->\w+ = "
+    )
     guilty = {f.name for f in C_FILES if writes.search(code(f.name))} - WRITERS - {"kernel.h"}
     assert not guilty
 
@@ -63,7 +65,8 @@ def test_every_map_is_used(name: str) -> None:
 
 
 def test_a_switch_is_a_bit_and_not_a_macro() -> None:
-    allowed = {"KP_BCC", "__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__"}
+    """But for the compiler, the machine, and what kind of device a program is built for."""
+    allowed = {"KP_BCC", "KP_NO_ETHERNET", "__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__"}
     found = {
         match[1].strip()
         for file in C_FILES

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from maps import config
 from maps.abi import (
     Backend,
     BackendKey,
@@ -14,8 +15,11 @@ from maps.abi import (
     Name,
     NameKey,
     NameKind,
+    RangeKey,
+    RangeScope,
 )
 from maps.fake import FakeTables, fake_tables
+from maps.layout import U32
 from maps.sync import ServiceSync
 from tests.unit.faulty import Fate
 from tests.unit.wanted import IN_SET, TCP, UDP, dump, ip, service, synced, udp_epoch
@@ -160,6 +164,14 @@ def test_udp_flows_to_an_address_are_judged_again_when_a_service_takes_it() -> N
     assert udp_epoch(tables) == before + 1
 
 
+def test_udp_flows_are_judged_again_when_their_port_becomes_one_of_tcp() -> None:
+    tables = synced(service("a", 1, [1], proto=UDP))
+    before = udp_epoch(tables)
+    ServiceSync(tables).apply([service("a", 1, [1])])
+    assert udp_epoch(tables) == before + 1
+    assert dump(tables) == dump(synced(service("a", 1, [1])))
+
+
 def test_tcp_changes_leave_udp_flows_alone() -> None:
     tables = synced(service("a", 1, [1, 2], affinity_sec=9))
     before = udp_epoch(tables)
@@ -167,6 +179,84 @@ def test_tcp_changes_leave_udp_flows_alone() -> None:
     sync.apply([service("a", 1, [2], affinity_sec=9), service("b", 2, [1])])
     sync.apply([], ["a"])
     assert udp_epoch(tables) == before
+
+
+# ---- NodePorts and source ranges -------------------------------------------------------
+
+
+def span(tables: FakeTables) -> tuple[int, int]:
+    return config.node_ports(tables)
+
+
+def test_the_span_of_node_ports_is_as_wide_as_it_must_be() -> None:
+    tables = fake_tables()
+    sync = ServiceSync(tables)
+    seen = []
+    for ports in ([], [30005], [30005, 30001], [30005, 30009], [30005], []):
+        wanted = [service(f"s{port}", port % 100, [1], node_port=port) for port in ports]
+        gone = sync.names() - {one.name for one in wanted}
+        sync.apply(wanted, gone)
+        seen.append(span(tables))
+    assert seen == [
+        (0, 0),
+        (30005, 30005),
+        (30001, 30005),
+        (30005, 30009),
+        (30005, 30005),
+        (0, 0),
+    ]
+
+
+def test_a_number_that_two_protocols_share_goes_with_the_last_of_them() -> None:
+    tables = fake_tables()
+    sync = ServiceSync(tables)
+    sync.apply([service("t", 1, node_port=30053), service("u", 2, node_port=30053, proto=UDP)])
+    sync.apply([service("t", 1)])
+    assert span(tables) == (30053, 30053)
+    sync.apply([], ["u"])
+    assert span(tables) == (0, 0)
+
+
+def test_a_span_that_somebody_broke_is_mended_by_the_next_write() -> None:
+    tables = synced(service("a", 1, node_port=30001))
+    sync = ServiceSync(tables)
+    sync.load()
+    config.set_node_ports(tables, config.Span())
+    assert sync.apply([]).writes == 1
+    assert span(tables) == (30001, 30001)
+
+
+def test_the_rest_of_the_configuration_stays_and_may_come_later() -> None:
+    tables = synced(service("a", 1, node_port=30001))
+    made = config.ensure(tables)
+    assert made == config.default_config()._replace(node_port_first=30001, node_port_last=30001)
+    ServiceSync(tables).apply([], ["a"])
+    assert config.read(tables) == config.default_config()
+
+
+def test_only_the_difference_of_ranges_is_written_and_none_after_a_restart() -> None:
+    tables = fake_tables()
+    sync = ServiceSync(tables)
+    sync.apply([service("a", 1, [1], ranges=[1, 2])])
+    assert sync.apply([service("a", 1, [1], ranges=[2, 3])]).writes == 2
+    assert ServiceSync(tables).apply([service("a", 1, [1], ranges=[2, 3])]).writes == 0
+    assert dump(tables) == dump(synced(service("a", 1, [1], ranges=[2, 3])))
+
+
+def test_ranges_of_nobody_go_and_those_that_are_no_services_stay() -> None:
+    tables = fake_tables()
+    pods = RangeKey(32 + 128, RangeScope.RANGE_PODS, ip("10.1.0", 0))
+    tables.ranges.put(pods, U32(1))
+    tables.ranges.put(RangeKey(32 + 128, 1, ip("192.0.2", 9)), U32(1))
+    sync = ServiceSync(tables)
+    sync.apply([service("a", 1, [1], ranges=[1])])
+    # Nor does the new port get the id of what stood there.
+    assert {key.scope: key.addr for key, _ in tables.ranges.items()} == {
+        RangeScope.RANGE_PODS: ip("10.1.0", 0),
+        2: ip("192.0.2", 1),
+    }
+    sync.apply([], ["a"])
+    assert dict(tables.ranges.items()) == {pods: 1}
 
 
 # ---- what others left ------------------------------------------------------------------
@@ -178,8 +268,8 @@ def test_entries_of_nobody_are_removed_by_the_first_apply() -> None:
     expected = dump(tables)
     tables.names.put(NameKey(NameKind.SERVICE, 77), Name("left"))
     tables.names.put(NameKey(NameKind.SERVICE, 78), Name("a"))
-    tables.backends.put(BackendKey(99, 0), Backend(ip("10.1.0", 1), 1))
-    tables.backends.put(BackendKey(1, 500), Backend(ip("10.1.0", 1), 1))
+    tables.backends.put(BackendKey(99, 0), Backend(ip("10.1.0", 1), 1, 0))
+    tables.backends.put(BackendKey(1, 500), Backend(ip("10.1.0", 1), 1, 0))
     tables.members.put(MemberKey(ip("10.1.0", 1), 88, 1), Member(1))
     assert ServiceSync(tables).apply(wanted).writes == 5
     assert dump(tables) == expected

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kpbpf.address import UNSPECIFIED4
 from kpbpf.errors import MapFull
-from maps.abi import BackendKey, FrontendKey
+from maps import config
+from maps.abi import BackendKey, FrontendFlag, FrontendKey, RangeKey
 from maps.fake import FakeStore, FakeTables, fake_tables
 from maps.sync import ServiceSync
 from maps.wanted import WantedService
@@ -23,6 +26,10 @@ BEFORE = [
     service("d", 5, [7], affinity_sec=60),
     service("e", 6, []),
     service("f", [7, 8], [8, 9], proto=UDP),
+    service("h", 10, [13], node_port=30001),
+    service("i", 11, [13], ranges=[1, 2]),
+    service("j", 12, [13], ranges=[1]),
+    service("k", 13, [13]),
 ]
 AFTER = [
     service("a", [1, 2], [1, 3, 4], [3]),  # other backends under two addresses
@@ -30,8 +37,16 @@ AFTER = [
     service("d", [4, 5], [7, 8], affinity_sec=60),  # takes the address of c, which goes
     service("e", 6, [10, 11]),  # its first endpoints
     service("f", 8, [9], proto=UDP),  # an address and a backend less
-    service("g", 9, [12], proto=UDP),  # new
+    service("g", 9, [12], proto=UDP, node_port=30009),  # new
+    service("h", 10, [13], node_port=30004),  # another NodePort
+    service("i", 11, [13], ranges=[2, 3]),  # other clients
+    service("j", 12, [13]),  # anybody may come
+    service("k", 13, [13], ranges=[4]),  # not anybody any more
 ]
+
+
+#: Where `i` is reached, by 192.0.2.2 before and after.
+I_AT = FrontendKey(ip("10.96.0", 11), 80, TCP)
 
 
 # ---- a kill at any point ---------------------------------------------------------------
@@ -43,6 +58,19 @@ def check_every_packet_finds_a_whole_set(tables: FakeTables) -> None:
         assert value.service in names
         for slot in range(value.count + value.local_count):
             assert tables.backends.get(BackendKey(value.base, slot)) is not None
+    check_node_ports_and_ranges_are_found(tables)
+
+
+def check_node_ports_and_ranges_are_found(tables: FakeTables) -> None:
+    """Those of before and after alike: whoever might come both times may come all the time."""
+    span = config.node_ports(tables)
+    restricted = {key.scope for key, _ in tables.ranges.items()}
+    for key, value in tables.frontends.items():
+        assert key.addr != UNSPECIFIED4 or span.first <= key.port <= span.last
+        assert not value.flags & FrontendFlag.SOURCE_RANGES or value.service in restricted
+        if key == I_AT:
+            always = RangeKey(32 + 128, value.service, ip("192.0.2", 2))
+            assert tables.ranges.get(always) is not None
 
 
 def test_a_kill_after_any_write_is_repaired_without_touching_what_is_right() -> None:
@@ -149,24 +177,25 @@ SERVICES = st.builds(
     proto=st.sampled_from((TCP, UDP)),
     affinity_sec=st.sampled_from((0, 60)),
     serving=st.sets(st.integers(7, 9), max_size=2),
+    ranges=st.sets(st.integers(1, 4), max_size=2),
 )
 
 
 @st.composite
 def states(draw: st.DrawFn) -> list[WantedService]:
-    """Some Services, each address with one of them."""
+    """Some Services, each address and NodePort with one of them."""
     chosen = draw(st.lists(SERVICES, unique_by=lambda item: item.name, max_size=4))
-    vips = iter(draw(st.permutations(range(1, 9))))
-    return [
-        replace(
-            item,
-            frontends=tuple(
-                FrontendKey(ip("10.96.0", next(vips)), 80, item.proto).pack()
-                for _ in range(draw(st.integers(1, 2)))
-            ),
-        )
-        for item in chosen
-    ]
+    numbers = iter(draw(st.permutations(range(1, 17))))
+
+    def frontends(item: WantedService) -> Iterator[tuple[bytes, int]]:
+        flags = int(FrontendFlag.SOURCE_RANGES) if item.ranges else 0
+        for _ in range(draw(st.integers(1, 2))):
+            yield FrontendKey(ip("10.96.0", next(numbers)), 80, item.proto).pack(), flags
+        if draw(st.booleans()):
+            key = FrontendKey(UNSPECIFIED4, 30000 + next(numbers), item.proto)
+            yield key.pack(), int(FrontendFlag.EXTERNAL)
+
+    return [replace(item, frontends=tuple(frontends(item))) for item in chosen]
 
 
 @given(
@@ -191,15 +220,21 @@ def test_any_run_of_states_and_faults_ends_as_a_first_run_would(
 # ---- full maps -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("full", ["names", "members", "backends", "frontends"])
+@pytest.mark.parametrize("full", ["names", "members", "backends", "frontends", "ranges"])
 def test_a_full_map_leaves_each_service_whole_and_is_reported(full: str) -> None:
-    old = [service("a", [1, 2], [1, 2], proto=UDP), service("b", 3, [3], proto=UDP)]
+    old = [
+        service("a", [1, 2], [1, 2], proto=UDP, ranges=[1]),
+        service("b", 3, [3], proto=UDP, ranges=[1, 2]),
+    ]
     room = len(synced(*old).stores[full].entries)
     tables = fake_tables(entries={full: room + 1})
     sync = ServiceSync(tables)
     assert not sync.apply(old).failed
     before = dump(tables)
-    big = [service(f"new-{n}", [20 + 2 * n, 21 + 2 * n], [9, 8], proto=UDP) for n in range(2)]
+    big = [
+        service(f"new-{n}", [20 + 2 * n, 21 + 2 * n], [9, 8], proto=UDP, ranges=[3, 4])
+        for n in range(2)
+    ]
     report = sync.apply(big)
     assert set(report.failed) >= {"new-1"}
     assert all(isinstance(error, MapFull) for error in report.failed.values())

@@ -1,4 +1,4 @@
-"""SCTP associations through a Service, one-to-one sockets, no port rewritten."""
+"""SCTP associations through a Service with another target port, one-to-one sockets."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.lab.manifests import Ports
 from tests.lab.world import Place
 
 PORT = 9000
-SCTP = Ports(PORT, PORT, ("SCTP",))
+SCTP = Ports(PORT, 9900, ("SCTP",))
 
 
 @contextmanager
@@ -22,7 +22,7 @@ def sctp_server(place: Place, family: int) -> Iterator[None]:
     """Answer each message of each association with the place's name and the client it sees."""
     listening = place.socket(family, socket.SOCK_STREAM, socket.IPPROTO_SCTP)
     listening.settimeout(0.2)
-    listening.bind((place.addresses[family], PORT))
+    listening.bind((place.addresses[family], SCTP.target))
     listening.listen()
     stopping = threading.Event()
 
@@ -47,13 +47,15 @@ def sctp_server(place: Place, family: int) -> Iterator[None]:
         listening.close()
 
 
-def converse(client: Place, family: int, address: str, timeout_sec: float = 20) -> list[str]:
+def converse(
+    client: Place, family: int, address: str, port: int = PORT, timeout_sec: float = 20
+) -> list[str]:
     """Open an association, send two messages, and return both answers."""
     with client.socket(family, socket.SOCK_STREAM, socket.IPPROTO_SCTP) as sock:
         sock.settimeout(timeout_sec)
         # One address only: a translated association must not name others inside its INIT.
         sock.bind((client.addresses[family], 0))
-        sock.connect((address, PORT))
+        sock.connect((address, port))
         answers = []
         for message in (b"one", b"two"):
             sock.send(message)
