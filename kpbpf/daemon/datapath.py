@@ -34,6 +34,9 @@ SWEEP_SEC = 5.0
 MEASURE_SEC = 15.0
 SOCKET_SWEEP_SEC = 30.0
 
+OLD_LAYOUT_SEC = 600.0
+"""After an upgrade to another layout of maps, the connections of before have so long to end."""
+
 SOCKETS_SEC = 2.0
 """Socket programs that somebody took off are back after so long."""
 
@@ -96,6 +99,7 @@ class Datapath:
         self._following.start(loop)
         self._keep_sockets()
         programs.remove_stale(self._home)
+        house.add("old layouts", self._remove_old_layouts, OLD_LAYOUT_SEC)
         house.every(SWEEP_SEC, "flow sweep", self._sweep)
         house.every(MEASURE_SEC, "map usage", self._measure)
         house.every(SOCKETS_SEC, "socket programs", self._keep_sockets)
@@ -153,6 +157,11 @@ class Datapath:
         seen, most = self._seen, self._settings.service_metrics
         seen.maps = show.map_usage(self._tables)
         seen.own_services = flows.first_services(self._tables, most) if most else {}
+
+    def _remove_old_layouts(self) -> None:
+        with self._home.writer_lock():
+            if programs.remove_other_layouts(self._home):
+                _LOG.info("programs of another layout of maps are taken off")
 
     def _keep_sockets(self) -> None:
         self._sockets.keep(self._pins, self._settings.socket_lb)

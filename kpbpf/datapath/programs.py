@@ -129,6 +129,18 @@ def remove_stale(home: Home, source: Path = SOURCE) -> int:
     return len(stale)
 
 
+def remove_other_layouts(home: Home) -> int:
+    """Unpin maps, programs and tcx links of other layouts (ABI); return of how many.
+
+    Their programs run behind ours, and go on translating the connections that they know.
+    """
+    ours = home.version_dir(ABI_VERSION)
+    others = [path for path in home.pins.glob("v*") if path != ours]
+    for directory in others:
+        shutil.rmtree(directory, ignore_errors=True)
+    return len(others)
+
+
 def _being_made(directory: Path) -> bool:
     """Tell whether a loader that still runs is filling this directory."""
     _, new, pid = directory.name.partition("-new-")

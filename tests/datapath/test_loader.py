@@ -181,3 +181,18 @@ def test_parent_needs_no_compiler() -> None:
         "sys.exit('bcc' in sys.modules or 'pyroute2' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", program], check=True, cwd=Path(__file__).parents[2])
+
+
+def test_pins_of_another_layout_can_go_and_ours_stay(node: Home, source: Path) -> None:
+    pins = programs.ensure_programs(node, source)
+    old = node.version_dir(ABI_VERSION - 1) / "progs" / "from_pod"
+    old.parent.mkdir(parents=True)
+    fd = bpf.obj_get(pins["from_pod"])
+    try:
+        bpf.obj_pin(fd, old)
+    finally:
+        os.close(fd)
+    assert programs.remove_other_layouts(node) == 1
+    assert not old.parent.parent.exists()
+    assert all(pin.exists() for pin in pins.values())
+    assert programs.remove_other_layouts(node) == 0
