@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable
 from contextlib import ExitStack
@@ -31,7 +32,7 @@ class Route(NamedTuple):
         return f"{self.place.name} {self.address}:{self.port}/{self.protocol}"
 
 
-class _Loop:
+class _Loop(ABC):
     """A thread that does one thing again and again."""
 
     def __init__(self, name: str) -> None:
@@ -51,9 +52,9 @@ class _Loop:
         while not self._stopping.wait(PAUSE_SEC):
             self.once()
 
+    @abstractmethod
     def once(self) -> None:
         """What is done."""
-        raise NotImplementedError
 
 
 class Asking(_Loop):
